@@ -1,0 +1,1 @@
+"""KFP components, one file per containerized step: a typed signature and a few lines that call mlites."""

@@ -1,0 +1,1 @@
+"""KFP pipelines built from recipes, the local runner and the command line."""
