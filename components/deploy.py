@@ -1,0 +1,42 @@
+"""Put the selected candidate into Triton."""
+
+from kfp import dsl
+
+from components.images import DEPLOY
+
+
+@dsl.component(base_image=DEPLOY, install_kfp_package=False)
+def deploy(
+    selection: str,
+    model: str,
+    serving: dict,  # type: ignore[type-arg]
+    store: str,
+    dataset: dsl.Input[dsl.Dataset],
+) -> str:
+    """Put the selected candidate into Triton and ask it the golden samples.
+
+    Args:
+        selection: Digest of the selection document.
+        model: Name in Triton.
+        serving: The recipe's serving section.
+        store: s3:// address of documents, models and Triton's repository.
+        dataset: Prepared data; its test split gives the golden samples.
+
+    Returns:
+        Digest of the deployment document.
+    """
+    import tempfile
+    from pathlib import Path
+
+    from mlites.data.dataset import Dataset
+    from mlites.recipe import Serving
+    from mlites.serving.deploy import deploy
+    from mlites.storage import Store
+    from mlites.task import task
+
+    with task(), tempfile.TemporaryDirectory() as work:
+        documents = Store.open(store)
+        digest = documents.get_document(selection)["model"]
+        folder = documents.get_folder(f"models/{digest}", Path(work) / "model")
+        samples, _ = Dataset.load(Path(dataset.path)).arrays("test")
+        return documents.put_document(deploy(documents, folder, model, Serving.model_validate(serving), samples[:16]))

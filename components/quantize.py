@@ -1,0 +1,37 @@
+"""Quantize an ONNX model to INT8."""
+
+from kfp import dsl
+
+from components.images import TRAIN
+
+
+@dsl.component(base_image=TRAIN, install_kfp_package=False)
+def quantize(
+    options: dict,  # type: ignore[type-arg]
+    parent: dsl.Input[dsl.Model],
+    dataset: dsl.Input[dsl.Dataset],
+    model: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Quantize an ONNX model to INT8.
+
+    Args:
+        options: The recipe's quantize pass.
+        parent: Model folder with an FP32 model.onnx.
+        dataset: Prepared data, which calibrates.
+
+    Returns:
+        model: Model folder with the INT8 model.onnx.
+        metrics: Accuracy on the validation split.
+    """
+    from pathlib import Path
+
+    from mlites.compression.steps import quantize
+    from mlites.data.dataset import Dataset
+    from mlites.recipe import Quantize
+    from mlites.task import task
+
+    with task():
+        settings, data = Quantize.model_validate(options), Dataset.load(Path(dataset.path))
+        card = quantize(Path(parent.path), data, settings, Path(model.path))
+        card.log_to(model, metrics)

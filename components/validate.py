@@ -1,0 +1,53 @@
+"""Measure a candidate against the teacher on the target hardware."""
+
+from typing import List  # noqa: UP035 KFP reads the annotation
+
+from kfp import dsl
+
+from components.images import VALIDATE
+
+
+@dsl.component(base_image=VALIDATE, install_kfp_package=False)
+def validate(
+    name: str,
+    passes: List[str],  # noqa: UP006
+    hardware: dict,  # type: ignore[type-arg]
+    store: str,
+    candidate: dsl.Input[dsl.Model],
+    baseline: dsl.Input[dsl.Model],
+    dataset: dsl.Input[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+) -> str:
+    """Measure a candidate against the teacher on the target hardware, interleaved.
+
+    Args:
+        name: The candidate's.
+        passes: What was done to it, in words.
+        hardware: The recipe's hardware section.
+        store: s3:// address that takes the model and the verdict.
+        candidate: Model folder with model.onnx.
+        baseline: Model folder of the FP32 teacher with model.onnx.
+        dataset: Prepared data; its test split decides.
+
+    Returns:
+        Digest of the verdict document.
+        metrics: Accuracy, speed and size.
+    """
+    from pathlib import Path
+
+    from mlites.data.dataset import Dataset
+    from mlites.files import write_atomically
+    from mlites.hardware.validate import validate
+    from mlites.recipe import Hardware
+    from mlites.storage import Store
+    from mlites.task import task
+
+    with task():
+        profile, data = Hardware.model_validate(hardware), Dataset.load(Path(dataset.path))
+        verdict = validate(Path(candidate.path), Path(baseline.path), data, profile, name, list(passes))
+        for key in ("accuracy", "accuracy_drop_points", "speedup", "size_ratio"):
+            metrics.log_metric(key, float(verdict[key]))
+        write_atomically(Path(metrics.path), "{}")  # the local cache wants a file behind every artifact
+        target = Store.open(store)
+        target.put_folder(f"models/{verdict['model']}", Path(candidate.path))
+        return target.put_document(verdict)
