@@ -1,0 +1,1 @@
+"""Labelled examples: read from a source, split without leaks, validated, and kept as a dataset folder."""
