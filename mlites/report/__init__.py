@@ -1,0 +1,1 @@
+"""The run told to machines (summary.json) and to people (report.html)."""
