@@ -28,6 +28,7 @@ def distill(
     """
     from pathlib import Path
 
+    from components.artifacts import describe
     from mlites.compression.steps import distill
     from mlites.data.dataset import Dataset
     from mlites.recipe import Distill
@@ -36,4 +37,4 @@ def distill(
     with task() as checkpoint:
         settings, data = Distill.model_validate(options), Dataset.load(Path(dataset.path))
         card = distill(Path(parent.path), data, settings, seed, Path(model.path), checkpoint)
-        card.log_to(model, metrics)
+        describe(card, model, metrics)

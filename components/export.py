@@ -24,10 +24,11 @@ def export(
     """
     from pathlib import Path
 
+    from components.artifacts import describe
     from mlites.compression.steps import export
     from mlites.data.dataset import Dataset
     from mlites.task import task
 
     with task():
         card = export(Path(parent.path), Dataset.load(Path(dataset.path)), Path(model.path))
-        card.log_to(model, metrics)
+        describe(card, model, metrics)

@@ -28,6 +28,7 @@ def prune(
     """
     from pathlib import Path
 
+    from components.artifacts import describe
     from mlites.compression.steps import prune
     from mlites.data.dataset import Dataset
     from mlites.recipe import Prune
@@ -36,4 +37,4 @@ def prune(
     with task() as checkpoint:
         settings, data = Prune.model_validate(options), Dataset.load(Path(dataset.path))
         card = prune(Path(parent.path), data, settings, seed, Path(model.path), checkpoint)
-        card.log_to(model, metrics)
+        describe(card, model, metrics)

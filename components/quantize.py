@@ -26,6 +26,7 @@ def quantize(
     """
     from pathlib import Path
 
+    from components.artifacts import describe
     from mlites.compression.steps import quantize
     from mlites.data.dataset import Dataset
     from mlites.recipe import Quantize
@@ -34,4 +35,4 @@ def quantize(
     with task():
         settings, data = Quantize.model_validate(options), Dataset.load(Path(dataset.path))
         card = quantize(Path(parent.path), data, settings, Path(model.path))
-        card.log_to(model, metrics)
+        describe(card, model, metrics)

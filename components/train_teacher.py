@@ -31,6 +31,7 @@ def train_teacher(
     import tempfile
     from pathlib import Path
 
+    from components.artifacts import describe
     from mlites.compression.steps import train_teacher
     from mlites.data.dataset import Dataset
     from mlites.recipe import Teacher
@@ -41,4 +42,4 @@ def train_teacher(
         given = fetch(path, Path(work) / "teacher") if path else None
         teacher, data = Teacher.model_validate(options), Dataset.load(Path(dataset.path))
         card = train_teacher(teacher, data, seed, Path(model.path), given, checkpoint)
-        card.log_to(model, metrics)
+        describe(card, model, metrics)

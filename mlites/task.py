@@ -1,10 +1,8 @@
 """One step of a pipeline: its time, its errors and its checkpoint, the same in a container and on a laptop."""
 
-import ctypes
 import json
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -13,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from mlites.errors import InputError
-
-_PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
+from mlites.lifeline import die_with
 
 
 @contextmanager
 def task() -> Iterator[Path | None]:
     """Run the body of a component.
 
-    Reads three variables of the environment: ``MLITES_STEP`` names the step, ``MLITES_EVENTS`` is a file that takes one
-    JSON line when the step starts and one when it ends (the local runner reads it), ``MLITES_CHECKPOINTS`` is a folder
-    that outlives the process. All may be missing.
+    Reads four variables of the environment, which may all be missing: ``MLITES_STEP`` names the step; ``MLITES_EVENTS``
+    is a file that takes a JSON line when the step starts, fails and ends (the local runner reads it);
+    ``MLITES_CHECKPOINTS`` is a folder that outlives the process; ``MLITES_RUNNER_PID`` is whom not to outlive.
 
     Yields:
         The path of this step's checkpoint, or None where nothing would outlive the step. It is removed on success.
@@ -31,7 +28,8 @@ def task() -> Iterator[Path | None]:
     Raises:
         SystemExit: code 2 with one line on standard error, in place of an `InputError`.
     """
-    _die_with_parent()
+    if runner := os.environ.get("MLITES_RUNNER_PID"):
+        die_with(int(runner))
     step = os.environ.get("MLITES_STEP", "step")
     folder = os.environ.get("MLITES_CHECKPOINTS")
     checkpoint = Path(folder) / step if folder else None
@@ -62,9 +60,3 @@ def _record(event: dict[str, Any]) -> None:
             os.write(handle, json.dumps(event).encode() + b"\n")  # one write: lines of two tasks never mix
         finally:
             os.close(handle)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end this process when the runner is killed, so that nothing goes on writing behind its back."""
-    if sys.platform == "linux" and os.environ.get("MLITES_EVENTS"):
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
