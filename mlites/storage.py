@@ -190,7 +190,8 @@ class Store:
     def put_folder(self, prefix: str, folder: Path) -> None:
         """Write every file below a folder, read each back, and write ``manifest.json`` last.
 
-        A folder that was there before is gone while this runs: readers need the manifest.
+        The same folder again costs one look at each object. Another folder that was there before is gone while this
+        runs: readers need the manifest.
         """
         files: dict[str, dict[str, Any]] = {
             name: {"sha256": digest, "size": (folder / name).stat().st_size}
@@ -198,12 +199,14 @@ class Store:
         }
         if MANIFEST in files:
             raise InputError(f"{folder / MANIFEST}: this name belongs to the store; rename the file")
-        manifest = f"{prefix}/{MANIFEST}"
+        manifest, content = f"{prefix}/{MANIFEST}", canonical_json({"files": files})
+        if self._holds(prefix, files, content):
+            return
         self.delete(manifest)
         for name, entry in files.items():
             self.put_file(f"{prefix}/{name}", folder / name)
             self.verify(f"{prefix}/{name}", entry["sha256"], entry["size"])
-        self.put(manifest, canonical_json({"files": files}))
+        self.put(manifest, content)
 
     def get_folder(self, prefix: str, target: Path) -> None:
         """Download what ``put_folder`` wrote; the target appears whole, verified, and replaces what was there.
@@ -256,6 +259,15 @@ class Store:
         expected = answer["Metadata"].get("sha256")
         if check and expected and found.hexdigest() != expected:
             raise InputError(f"{self._place(key)} is damaged: its bytes do not match the sha256 it was written with")
+
+    def _holds(self, prefix: str, files: dict[str, dict[str, Any]], manifest: bytes) -> bool:
+        try:
+            if self.get(f"{prefix}/{MANIFEST}") != manifest:
+                return False
+            stats = {name: self.stat(f"{prefix}/{name}") for name in files}
+        except MissingObject:
+            return False
+        return all(stats[name].sha256 == one["sha256"] and stats[name].size == one["size"] for name, one in files.items())
 
     def _create_bucket(self) -> None:
         with self._faults(""):
@@ -313,10 +325,10 @@ class Store:
 
 
 def fetch(uri: str, target: Path) -> Path:
-    """Download an object, or everything below a prefix, into a folder.
+    """Download an object, or everything below a prefix, into a folder; a local path stays where it is.
 
     Args:
-        uri: ``s3://bucket/key`` or ``s3://bucket/prefix``.
+        uri: ``s3://bucket/key``, ``s3://bucket/prefix`` or a local path.
         target: folder for the result, which keeps the last part of its name.
 
     Returns:
@@ -325,6 +337,8 @@ def fetch(uri: str, target: Path) -> Path:
     Raises:
         MissingObject: neither an object nor anything below.
     """
+    if not uri.startswith("s3://"):
+        return Path(uri)
     whole = Store(uri)
     if not whole.prefix:
         raise InputError(f"{uri}: name an object or a prefix in the bucket")
@@ -341,6 +355,22 @@ def fetch(uri: str, target: Path) -> Path:
         for key in keys:
             whole.get_file(key, _inside(work, key, uri))
     return target / name
+
+
+def remote_digest(uri: str) -> str:
+    """Digest of the names, sizes and etags of an object or of everything below a prefix, without downloading it.
+
+    Raises:
+        MissingObject: neither an object nor anything below.
+    """
+    whole = Store(uri)
+    parent, _, name = whole.prefix.rpartition("/")
+    store = Store(f"s3://{whole.bucket}/{parent}")
+    keys = [key for key in store.keys(name) if key == name or key.startswith(f"{name}/")]
+    if not keys:
+        raise MissingObject(f"{uri} does not exist; name an object or a prefix in the bucket")
+    stats = {key: store.stat(key) for key in keys}
+    return digest_json({key: [stat.size, stat.etag] for key, stat in stats.items()})
 
 
 def parse_uri(uri: str) -> tuple[str, str]:
