@@ -1,12 +1,11 @@
 """What the user asks for: data, teacher, candidates, hardware, budget and serving, as one checked YAML file."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mlites.errors import InputError
 
@@ -120,6 +119,12 @@ class Teacher(Options):
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments for the factory.")
     weights: str | None = Field(None, description="Safetensors file for the factory's module, local or s3://.")
 
+    @field_validator("options")
+    @classmethod
+    def _whole_numbers(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """KFP hands on every number as a float; 3.0 was 3."""
+        return {key: int(x) if isinstance(x, float) and x.is_integer() else x for key, x in options.items()}
+
     @model_validator(mode="after")
     def _one_origin(self) -> "Teacher":
         origins = [key for key in ("architecture", "model", "factory") if getattr(self, key) is not None]
@@ -143,6 +148,13 @@ class Distill(Options):
     soft_weight: float = Field(0.9, ge=0, le=1, description="Share of the soft-target loss; the rest is cross-entropy.")
     training: Training = Training()
 
+    @property
+    def label(self) -> str:
+        """The pass in a few words."""
+        network = self.student
+        size = "-".join(map(str, network.hidden)) if network.family == "mlp" else f"{network.depth}x{network.width}"
+        return f"distill to {network.family} {size}"
+
 
 class Prune(Options):
     """Remove weights or whole channels by magnitude, then fine-tune."""
@@ -157,6 +169,11 @@ class Prune(Options):
     round_to: int = Field(8, ge=1, le=64, description="Kept channels are a multiple of this; CPU kernels want 8.")
     training: Training = Training(epochs=5, learning_rate=0.01)
 
+    @property
+    def label(self) -> str:
+        """The pass in a few words."""
+        return f"prune {self.method} {100 * self.amount:g}%"
+
 
 class Quantize(Options):
     """INT8 by ONNX Runtime. Ends the chain: the result is ONNX, which no longer trains."""
@@ -168,6 +185,11 @@ class Quantize(Options):
     per_channel: bool = Field(True, description="One scale for each output channel instead of one for each weight.")
     calibration: Literal["minmax", "entropy", "percentile"] = Field("minmax", description="static alone.")
     samples: int = Field(256, ge=1, le=1_000_000, description="Training rows used to calibrate; static alone.")
+
+    @property
+    def label(self) -> str:
+        """The pass in a few words."""
+        return f"quantize {self.method}" + ("" if self.per_channel else " per tensor")
 
 
 Pass = Annotated[Distill | Prune | Quantize, Field(discriminator="technique")]
@@ -231,17 +253,18 @@ class Recipe(Options):
     budget: Budget = Budget()
     serving: Serving = Serving()
 
-    @model_validator(mode="after")
-    def _candidates_differ(self) -> "Recipe":
+    @field_validator("candidates")
+    @classmethod
+    def _candidates_differ(cls, candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
         seen: dict[str, str] = {}
-        for candidate in self.candidates:
+        for candidate in candidates:
             if candidate.name in ("teacher", "baseline"):
                 raise ValueError(f"candidate name {candidate.name!r} is taken by the baseline; choose another")
             for key in (candidate.name, str(candidate.passes)):
                 if key in seen:
                     raise ValueError(f"candidate {candidate.name!r} repeats {seen[key]!r}: names and passes must differ")
                 seen[key] = candidate.name
-        return self
+        return candidates
 
     @model_validator(mode="after")
     def _networks_fit_data(self) -> "Recipe":
@@ -361,7 +384,8 @@ def _rule(fault: Any) -> str:
     if kind == "value_error":
         return str(fault["ctx"]["error"])
     if kind == "union_tag_not_found":
-        return f"required field {fault['ctx']['discriminator'].replace('technique', 'pass')} is missing"
+        field = fault["ctx"]["discriminator"].strip("'").split("'")[0].replace("technique", "pass")
+        return f"required field {field} is missing"
     if kind == "union_tag_invalid":
         return f"must be one of {fault['ctx']['expected_tags']}, got {fault['ctx']['tag']!r}"
     shown = repr(given) if isinstance(given, str | int | float | bool | None) else type(given).__name__
@@ -384,7 +408,7 @@ def _locate(root: yaml.Node | None, loc: tuple[int | str, ...]) -> tuple[list[in
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             child = node.value[part]
             line = child.start_mark.line + 1
-        if child is None and index < len(loc) - 1 and _is_union_tag(part):
+        if child is None and _is_union_tag(part):
             continue
         if child is None:
             place.extend(loc[index:])
@@ -396,9 +420,3 @@ def _locate(root: yaml.Node | None, loc: tuple[int | str, ...]) -> tuple[list[in
 
 def _is_union_tag(part: int | str) -> bool:
     return isinstance(part, str) and re.fullmatch(r"mlp|resnet|distill|prune|quantize", part) is not None
-
-
-def passes_in(recipe: Recipe) -> Iterator[Distill | Prune | Quantize]:
-    """Every pass of every candidate."""
-    for candidate in recipe.candidates:
-        yield from candidate.passes

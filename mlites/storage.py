@@ -267,7 +267,7 @@ class Store:
             stats = {name: self.stat(f"{prefix}/{name}") for name in files}
         except MissingObject:
             return False
-        return all(stats[name].sha256 == one["sha256"] and stats[name].size == one["size"] for name, one in files.items())
+        return all((stats[name].sha256, stats[name].size) == (one["sha256"], one["size"]) for name, one in files.items())
 
     def _create_bucket(self) -> None:
         with self._faults(""):

@@ -22,7 +22,7 @@ from components.select import select
 from components.train_teacher import train_teacher
 from components.validate import validate
 from mlites.recipe import Recipe
-from pipelines.trie import Node, candidate_nodes, describe, nodes
+from pipelines.trie import Node, candidate_nodes, nodes
 
 DEFAULT_STORE = "s3://mlites"
 CREDENTIALS_SECRET = "mlites-s3"  # noqa: S105 a secret's name
@@ -104,7 +104,7 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
                 f"validate-{candidate.name}",
                 f"validate {candidate.name}",
                 name=candidate.name,
-                passes=[describe(step) for step in candidate.passes],
+                passes=[step.label for step in candidate.passes],
                 hardware=_plain(recipe.hardware),
                 store=store,
                 candidate=models[ends[candidate.name].name],

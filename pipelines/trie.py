@@ -38,7 +38,24 @@ class Node:
     @property
     def label(self) -> str:
         """The steps up to here in words."""
-        words = [describe(node.step) for node in self.chain if node.step] or ["teacher"]
+        words = [node.step.label for node in self.chain if node.step] or ["teacher"]
+        return " > ".join(words) + (" > ONNX" if self.step is None else "")
+
+
+def chain(self) -> "tuple[Node, ...]":
+        """All steps from the teacher to this one."""
+        return (*self.parent.chain, self) if self.parent else (self,)
+
+    @property
+    def name(self) -> str:
+        """Stable name: it depends on the passes up to here, not on the other candidates or their order."""
+        passes = [node.step.model_dump(mode="json") if node.step else "export" for node in self.chain]
+        return f"{self.kind}-{digest_json(passes)[:6]}"
+
+    @property
+    def label(self) -> str:
+        """The steps up to here in words."""
+        words = [node.step.label for node in self.chain if node.step] or ["teacher"]
         return " > ".join(words) + (" > ONNX" if self.step is None else "")
 
 
