@@ -149,7 +149,7 @@ def summarize(
         raise ValueError(f"run {run} has no deployment document: give the error that stopped it")
     selection = selection or {}
     measured = {one["candidate"]: one for one in [*verdicts, *selection.get("candidates", [])]}
-    planned = {one.name: {"candidate": one.name, "passes": [describe_pass(p) for p in one.passes]} for one in recipe.candidates}
+    planned = {one.name: {"passes": [describe_pass(step) for step in one.passes]} for one in recipe.candidates}
     candidates = [{**one, "name": name} for name, one in {**planned, **measured}.items()]
     return Summary.model_validate(
         {
@@ -173,13 +173,13 @@ def summarize(
 
 def describe_pass(step: Distill | Prune | Quantize) -> str:
     """A pass in a few words, as in ``prune structured 50%``."""
+    if isinstance(step, Distill):
+        student = step.student
+        size = "-".join(map(str, student.hidden)) if student.family == "mlp" else f"{student.depth}x{student.width}"
+        return f"distill {student.family} {size}"
     if isinstance(step, Prune):
-        return f"prune {step.method} {100 * step.amount:g}%"
-    if isinstance(step, Quantize):
-        return f"quantize {step.method}"
-    student = step.student
-    size = f"{student.depth}, width {student.width}" if student.family == "resnet" else "-".join(map(str, student.hidden))
-    return f"distill to {student.family} {size}"
+        return f"prune {step.method} {step.amount:.0%}"
+    return f"quantize {step.method}" + ("" if step.per_channel else " per tensor")
 
 
 def summary_schema() -> dict[str, Any]:

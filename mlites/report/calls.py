@@ -1,0 +1,95 @@
+"""Commands that a reader can paste: ask the served model, take it back to the version before."""
+
+import json
+import shlex
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from pydantic import BaseModel, ConfigDict
+
+from mlites.report.summary import DeploymentSummary
+
+LONGEST_LIST = 64  # means of more features than this are read from model.json instead of printed
+
+
+class Signature(BaseModel):
+    """What the served model takes, as data.json and model.json state it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+    input_shape: list[int]
+    preprocessing: dict[str, Any]  # scale, mean, std
+
+    @property
+    def image(self) -> bool:
+        return len(self.input_shape) == 3
+
+
+def model_url(deployment: DeploymentSummary) -> str:
+    """Address of the served version."""
+    base = (deployment.triton_url or "").rstrip("/")
+    return f"{base}/v2/models/{quote(deployment.model)}/versions/{deployment.version}"
+
+
+def curl_call(deployment: DeploymentSummary, signature: Signature) -> str:
+    """A shell command that sends one all-zero input."""
+    count = 1
+    for edge in signature.input_shape:
+        count *= edge
+    head = json.dumps({"name": "input", "shape": [1, *signature.input_shape], "datatype": "FP32"})[:-1]
+    body = f'{{"inputs": [{head}, "data": [0.0] * {count}}}]}}'
+    script = f"import json; print(json.dumps({body}))"
+    return f"python3 -c {shlex.quote(script)} |\n  curl -s {shlex.quote(model_url(deployment) + '/infer')} \\\n    -H 'Content-Type: application/json' -d @-\n"
+
+
+def python_call(deployment: DeploymentSummary, signature: Signature, classes: list[str]) -> str:
+    """A Python script that preprocesses one raw input, sends it and prints its class."""
+    address = urlsplit(deployment.triton_url or "")
+    scale, mean, std = (signature.preprocessing[key] for key in ("scale", "mean", "std"))
+    shape = json.dumps([1, *signature.input_shape])
+    across = json.dumps([1, -1, *[1] * (len(signature.input_shape) - 1)])
+    secure = ", ssl=True" if address.scheme == "https" else ""
+    place = address.netloc + address.path.rstrip("/")
+    raw = "uint8)  # your images: 0 to 255, channels first" if signature.image else "float32)  # your rows"
+    if len(mean) > LONGEST_LIST:
+        reading = "import json\n\n"
+        numbers = (
+            'numbers = json.load(open("model.json"))["preprocessing"]  # from the model folder\n'
+            'mean = np.array(numbers["mean"], np.float32)\nstd = np.array(numbers["std"], np.float32)\n'
+        )
+    else:
+        reading = ""
+        numbers = f"mean = np.array({json.dumps(mean)}, np.float32)\nstd = np.array({json.dumps(std)}, np.float32)\n"
+    return (
+        f"{reading}import numpy as np\nimport tritonclient.http as triton\n\n"
+        f"classes = {json.dumps(classes, ensure_ascii=False)}\n{numbers}\n"
+        f"raw = np.zeros({shape}, np.{raw}\n"
+        f"batch = (raw.astype(np.float32) * np.float32({scale!r}) - mean.reshape({across})) / std.reshape({across})\n\n"
+        f"client = triton.InferenceServerClient({json.dumps(place)}{secure})\n"
+        'value = triton.InferInput("input", list(batch.shape), "FP32")\n'
+        "value.set_data_from_numpy(batch)\n"
+        f'answer = client.infer({json.dumps(deployment.model)}, [value], model_version="{deployment.version}")\n'
+        'logits = answer.as_numpy("logits")  # float32, one row an input\n'
+        "print([classes[index] for index in logits.argmax(axis=1)])\n"
+    )
+
+
+def rollback_commands(deployment: DeploymentSummary) -> str:
+    """Shell commands that point Triton at the version before; where there is none, that stop serving."""
+    base = (deployment.triton_url or "").rstrip("/")
+    control = f"{base}/v2/repository/models/{quote(deployment.model)}"
+    if deployment.previous_version is None:
+        return f"curl -s -X POST {shlex.quote(control + '/unload')}\n"
+    earlier = deployment.previous_version
+    pointer = shlex.quote(f"{deployment.repository}/config.pbtxt")
+    ready = f"{base}/v2/models/{quote(deployment.model)}/versions/{earlier}/ready"
+    return (
+        "# 1. point config.pbtxt at the version before; the version folders stay as they are\n"
+        f"aws s3 cp {pointer} config.pbtxt\n"
+        f"sed -i -E 's/versions: *(\\[[^]]*\\]|[0-9]+)/versions: [{earlier}]/' config.pbtxt\n"
+        f"aws s3 cp config.pbtxt {pointer}\n\n"
+        "# 2. let Triton read it again\n"
+        f"curl -s -X POST {shlex.quote(control + '/load')}\n\n"
+        "# 3. 200 means that the version answers\n"
+        f"curl -s -o /dev/null -w '%{{http_code}}\\n' {shlex.quote(ready)}\n"
+    )

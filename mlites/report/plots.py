@@ -1,0 +1,418 @@
+"""Plots as inline SVG whose colours and fonts come from the page's style sheet, so that they follow light and dark."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from markupsafe import Markup
+
+LETTER = 6.7  # average advance of a 12 px sans-serif letter, generous
+LARGEST_BUBBLE = 19.0
+SMALLEST_BUBBLE = 4.0
+COUNTED_CLASSES = 16  # with more, the cells of a confusion matrix are too small for numbers
+NAMED_CLASSES = 30
+
+
+def element(tag: str, *children: str, **attributes: object) -> Markup:
+    """One SVG element; text and attribute values are escaped, ``font_size`` becomes ``font-size``."""
+    pairs = [(key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None]
+    text = Markup().join(Markup(' {}="{}"').format(Markup(key), _shown(value)) for key, value in pairs)
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(tag), text, Markup().join(children))
+
+
+def _shown(value: object) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+
+def svg(width: float, height: float, label: str, *children: str, class_: str = "plot") -> Markup:
+    """A picture that scales with its box and reads as one image to a screen reader."""
+    box = f"0 0 {_shown(float(width))} {_shown(float(height))}"
+    open_tag = Markup('<svg class="{}" viewBox="{}" role="img" aria-label="{}">').format(class_, box, label)
+    return open_tag + Markup().join(children) + Markup("</svg>")
+
+
+def text(x: float, y: float, content: str, class_: str = "", anchor: str | None = None, **more: object) -> Markup:
+    return element("text", content, x=x, y=y, class_=class_ or None, text_anchor=anchor, **more)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
+    return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+
+
+def shorten(content: str, letters: int) -> str:
+    """At most so many letters, the last an ellipsis where something was cut."""
+    return content if len(content) <= letters else content[: max(letters - 1, 1)].rstrip() + "…"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A scale from data to pixels with its ticks."""
+
+    place: Callable[[float], float]
+    ticks: list[float]
+
+    def __call__(self, value: float) -> float:
+        return self.place(value)
+
+
+def linear_ticks(low: float, high: float, count: int) -> list[float]:
+    """Round numbers from low to high, about `count` of them."""
+    rough = (high - low) / max(count, 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float, count: int) -> list[float]:
+    """Round numbers whose logarithms lie about evenly between low and high, both above 0."""
+    if high / low < 2.5:
+        return linear_ticks(low, high, count)
+    ladders = [(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0), (1.0, 2.0, 3.0, 5.0), (1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)]
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for ladder in ladders:
+        ticks = [step * 10.0**power for power in powers for step in ladder if low <= step * 10.0**power <= high]
+        if len(ticks) <= count:
+            return ticks
+    return ticks[:: math.ceil(len(ticks) / count)]
+
+
+def linear_axis(low: float, high: float, start: float, end: float, count: int) -> Axis:
+    """Low lands on start and high on end, in pixels."""
+    slope = (end - start) / (high - low)
+    return Axis(lambda value: start + (value - low) * slope, linear_ticks(low, high, count))
+
+
+def log_axis(low: float, high: float, start: float, end: float, count: int) -> Axis:
+    """As `linear_axis`, in equal ratios; values at or below 0 land where low does."""
+    slope = (end - start) / math.log(high / low)
+    return Axis(lambda value: start + math.log(max(value, low) / low) * slope, log_ticks(low, high, count))
+
+
+# ---- the front -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model in the accuracy-latency-size plot."""
+
+    number: int  # its row in the table
+    name: str
+    speedup: float
+    interval: tuple[float, float] | None
+    accuracy: float
+    size_bytes: int
+    kind: Literal["baseline", "selected", "front", "other"]
+    hint: str
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlaps(self, other: "Box") -> bool:
+        across = self.left < other.right and other.left < self.right
+        return across and self.top < other.bottom and other.top < self.bottom
+
+
+def front_plot(
+    points: Sequence[Point], width: float, height: float, least_accuracy: float | None, least_speedup: float | None
+) -> Markup:
+    """Accuracy against speed-up, each model a bubble with the area of its file, the best of them joined.
+
+    Args:
+        points: the baseline first; names may be long, labels give way where they would collide.
+        width: of the view box, in the pixels that the page shows it in.
+        height: the same.
+        least_accuracy: fraction that the budget asks for, drawn as a line.
+        least_speedup: ratio that the budget asks for, drawn as a line.
+    """
+    left, right, top, bottom = 52.0, width - 12, 14.0, height - 46
+    speeds = [edge for point in points for edge in (point.interval or (point.speedup, point.speedup))]
+    speeds += [point.speedup for point in points] + ([least_speedup] if least_speedup else [])
+    widen = max((max(speeds) / min(speeds)) ** 0.09, 1.06)
+    x = log_axis(min(speeds) / widen, max(speeds) * widen, left, right, int(width / 70))
+    accuracies = [point.accuracy for point in points] + ([] if least_accuracy is None else [least_accuracy])
+    y = accuracy_axis(accuracies, top, bottom, int(height / 55))
+    parts = [_frame(x, y, left, right, top, bottom)]
+    boxes: list[Box] = []
+    budget, budget_boxes = _budget(x, y, (left, right, top, bottom), least_accuracy, least_speedup)
+    parts.append(budget)
+    boxes += budget_boxes
+    parts.append(_staircase(points, x, y))
+    largest = max(point.size_bytes for point in points)
+    radii = [max(LARGEST_BUBBLE * math.sqrt(point.size_bytes / largest), SMALLEST_BUBBLE) for point in points]
+    order = sorted(range(len(points)), key=lambda index: (-radii[index], index))
+    for index in order:  # small ones last, on top
+        point, radius = points[index], radii[index]
+        centre = (x(point.speedup), y(point.accuracy))
+        parts.append(_bubble(point, centre, radius, x))
+        reach = radius + (4 if point.kind == "selected" else 0)
+        boxes.append(Box(centre[0] - reach, centre[1] - reach, centre[0] + reach, centre[1] + reach))
+        if point.interval:
+            boxes.append(Box(x(point.interval[0]), centre[1] - 2, x(point.interval[1]), centre[1] + 2))
+    rank = {"selected": 0, "baseline": 1, "front": 2, "other": 3}
+    for index in sorted(order, key=lambda one: (rank[points[one].kind], points[one].number)):
+        point = points[index]
+        centre = (x(point.speedup), y(point.accuracy))
+        reach = radii[index] + (4 if point.kind == "selected" else 0)
+        label = _label(point, centre, reach, boxes, Box(left + 2, top, right, bottom - 2), int(width / 22))
+        if label:
+            parts.append(label[0])
+            boxes.append(label[1])
+    return svg(width, height, _front_label(points), *parts)
+
+
+def accuracy_axis(accuracies: Sequence[float], top: float, bottom: float, count: int) -> Axis:
+    """Linear, but logarithmic in the error where one model's error dwarfs the others', so that the good ones spread."""
+    low, high = min(accuracies), max(accuracies)
+    smallest = max(1 - high, 5e-4)
+    if (1 - low) / smallest > 8 and high - low > 0.05:
+        errors = log_axis(smallest / 1.35, min((1 - low) * 1.25, 1.0), top, bottom, count)
+        return Axis(lambda accuracy: errors(1 - accuracy), [1 - error for error in errors.ticks])
+    margin = max((high - low) * 0.12, 0.002)
+    ticks = linear_axis(low - margin, min(high + margin, 1.004), bottom, top, count)
+    return Axis(ticks.place, [tick for tick in ticks.ticks if tick <= 1])
+
+
+def _frame(x: Axis, y: Axis, left: float, right: float, top: float, bottom: float) -> Markup:
+    parts = []
+    for tick in y.ticks:
+        parts.append(line(left, y(tick), right, y(tick), "grid"))
+        parts.append(text(left - 8, y(tick) + 4, f"{100 * tick:.4g}%", "tick", "end"))
+    for tick in x.ticks:
+        parts.append(line(x(tick), top, x(tick), bottom, "grid"))
+        parts.append(text(x(tick), bottom + 17, f"{tick:g}×", "tick", "middle"))
+    parts.append(line(left, bottom, right, bottom, "axis"))
+    parts.append(text(right, bottom + 37, "faster than the baseline →", "name", "end"))
+    parts.append(text(left, bottom + 37, "↑ accuracy", "name"))
+    return Markup().join(parts)
+
+
+def _budget(
+    x: Axis, y: Axis, frame: tuple[float, float, float, float], accuracy: float | None, speedup: float | None
+) -> tuple[Markup, list[Box]]:
+    left, right, top, bottom = frame
+    floor = bottom if accuracy is None else y(accuracy)
+    wall = left if speedup is None else x(speedup)
+    if accuracy is None and speedup is None:
+        return Markup(), []
+    parts = [element("rect", x=wall, y=top, width=right - wall, height=max(floor - top, 0.0), class_="allowed")]
+    boxes = []
+    if accuracy is not None:
+        words = f"budget: ≥ {100 * accuracy:.4g}%"
+        parts += [line(wall, floor, right, floor, "limit"), text(right - 4, floor + 14, words, "limit-name", "end")]
+        boxes.append(Box(right - 4 - LETTER * len(words), floor, right, floor + 18))
+    if speedup is not None:
+        words = f"≥ {speedup:g}×"
+        parts += [line(wall, top, wall, floor, "limit"), text(wall + 5, top + 12, words, "limit-name")]
+        boxes.append(Box(wall, top, wall + 8 + LETTER * len(words), top + 16))
+    return Markup().join(parts), boxes
+
+
+def _staircase(points: Sequence[Point], x: Axis, y: Axis) -> Markup:
+    """What is within reach: at least so fast, this accurate."""
+    best = [
+        one
+        for one in points
+        if not any(
+            other.speedup >= one.speedup
+            and other.accuracy >= one.accuracy
+            and (other.speedup, other.accuracy) != (one.speedup, one.accuracy)
+            for other in points
+        )
+    ]
+    path = ""
+    for point in sorted(best, key=lambda one: one.speedup):
+        across, down = _shown(x(point.speedup)), _shown(y(point.accuracy))
+        path += f" V{down} H{across}" if path else f"M{across},{down}"
+    return element("path", d=path, class_="front-line")
+
+
+def _bubble(point: Point, centre: tuple[float, float], radius: float, x: Axis) -> Markup:
+    across, down = centre
+    parts = [element("title", point.hint)]
+    if point.interval:
+        parts.append(line(x(point.interval[0]), down, x(point.interval[1]), down, "interval"))
+    if point.kind == "selected":
+        parts.append(element("circle", cx=across, cy=down, r=radius + 4, class_="ring"))
+    if point.kind == "baseline":
+        edge = radius * math.sqrt(math.pi / 2)  # a diamond of the circle's area
+        corners = f"M{across:.2f},{down - edge:.2f}l{edge:.2f},{edge:.2f}l{-edge:.2f},{edge:.2f}l{-edge:.2f},{-edge:.2f}z"
+        parts.append(element("path", d=corners, class_="bubble baseline"))
+    else:
+        parts.append(element("circle", cx=across, cy=down, r=radius, class_=f"bubble {point.kind}"))
+    return element("g", *parts)
+
+
+def _label(
+    point: Point, centre: tuple[float, float], reach: float, taken: Sequence[Box], frame: Box, letters: int
+) -> tuple[Markup, Box] | None:
+    """The name where it fits beside the bubble, else its number in the table, else nothing."""
+    across, down = centre
+    choices = [shorten(point.name, letters)] + ([str(point.number)] if point.kind != "baseline" else [])
+    for words in choices:
+        wide = LETTER * len(words) * (1.08 if point.kind == "selected" else 1) + 2
+        for gap in (3.0, 10.0, 22.0, 38.0):
+            for right, below in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1)):
+                slant = 0.75 if right and below else 1.0
+                near = across + right * slant * (reach + gap)
+                middle = down + below * slant * (reach + gap + (0 if right else 5))
+                start = near - (0 if right > 0 else wide if right < 0 else wide / 2)
+                box = Box(start, middle - 7, start + wide, middle + 7)
+                inside = box.left >= frame.left and box.right <= frame.right
+                inside = inside and box.top >= frame.top and box.bottom <= frame.bottom
+                if inside and not any(box.overlaps(other) for other in taken):
+                    anchor = "start" if right > 0 else "end" if right < 0 else "middle"
+                    drawn = text(near, middle + 4, words, f"name {point.kind}", anchor)
+                    if gap > 10:
+                        share = reach / math.hypot(near - across, middle - down)
+                        begin = (across + (near - across) * share, down + (middle - down) * share)
+                        drawn = line(*begin, near - right * 1.5, middle - below * (0 if right else 7), "leader") + drawn
+                    return drawn, box
+    return None
+
+
+def _front_label(points: Sequence[Point]) -> str:
+    best = next((point for point in points if point.kind == "selected"), None)
+    words = f"Accuracy against speed-up of {len(points) - 1} candidates and the baseline."
+    return f"{words} Selected: {best.hint}" if best else words
+
+
+# ---- training curves ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a training plot; None where an epoch has no value."""
+
+    name: str
+    values: Sequence[float | None]
+    class_: str
+
+
+def curves_plot(title: str, epochs: Sequence[int], accuracy: Curve, losses: Sequence[Curve]) -> Markup:
+    """Two small panels side by side: validation accuracy, and the losses."""
+    width, height, top, bottom = 340.0, 150.0, 26.0, 128.0
+    panels: list[tuple[str, Sequence[Curve], float, float, bool]] = [
+        ("validation accuracy", [accuracy], 34.0, 164.0, True),
+        ("loss", losses, 206.0, 336.0, False),
+    ]
+    parts = []
+    for name, curves, left, right, percent in panels:
+        values = [value for curve in curves for value in curve.values if value is not None and math.isfinite(value)]
+        parts.append(text(left, 12, name, "panel"))
+        if not values:
+            parts.append(text((left + right) / 2, (top + bottom) / 2, "not recorded", "tick", "middle"))
+            continue
+        low, high = min(values), max(values)
+        margin = max((high - low) * 0.06, abs(high) * 1e-3, 1e-6)
+        y = linear_axis(low - margin, high + margin, bottom, top, 3)
+        span = max(epochs) - min(epochs) or 1
+        x = linear_axis(min(epochs), min(epochs) + span, left, right, 3)
+        for tick in y.ticks:
+            parts.append(line(left, y(tick), right, y(tick), "grid"))
+            parts.append(text(left - 5, y(tick) + 3.5, f"{100 * tick:.4g}" if percent else f"{tick:.3g}", "tick", "end"))
+        parts.append(text(left, bottom + 15, str(min(epochs)), "tick", "middle"))
+        if len(epochs) > 1:
+            parts.append(text(right, bottom + 15, str(max(epochs)), "tick", "end"))
+        parts.append(text((left + right) / 2, bottom + 15, "epoch", "tick", "middle"))
+        for curve in curves:
+            parts.append(_polyline(curve, epochs, x, y))
+    return svg(width, height, title, *parts, class_="plot small")
+
+
+def _polyline(curve: Curve, epochs: Sequence[int], x: Axis, y: Axis) -> Markup:
+    pairs = [(e, v) for e, v in zip(epochs, curve.values, strict=True) if v is not None and math.isfinite(v)]
+    if not pairs:
+        return Markup()
+    places = " ".join(f"{_shown(x(epoch))},{_shown(y(value))}" for epoch, value in pairs)
+    end = element("circle", cx=x(pairs[-1][0]), cy=y(pairs[-1][1]), r=2.5, class_=f"end {curve.class_}")
+    return element("polyline", element("title", curve.name), points=places, class_=f"curve {curve.class_}") + end
+
+
+# ---- confusion matrix -----------------------------------------------------------------------------------------------
+
+
+def confusion_plot(title: str, counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Markup:
+    """Rows are the true classes, columns the predicted; shade is the share of the row.
+
+    With many classes names and numbers would be too small: axes count instead, and the page lists the worst pairs.
+    """
+    size, many = len(counts), len(counts) > NAMED_CLASSES
+    letters = 2 if many else min(max(len(name) for name in classes), 13)
+    margin = 24 + (26 if many else 5.4 * letters + 6)
+    cell = (352 - margin - 4) / size
+    top = margin if not many and letters > 3 else 40.0
+    height = top + cell * size + 4
+    parts = [element("rect", x=margin, y=top, width=cell * size, height=cell * size, class_="matrix")]
+    parts.append(text(margin + cell * size / 2, 11, "predicted", "panel", "middle"))
+    middle = top + cell * size / 2
+    parts.append(text(11, middle, "true", "panel", "middle", transform=f"rotate(-90 11 {_shown(middle)})"))
+    for row, line_counts in enumerate(counts):
+        total = sum(line_counts)
+        for column, count in enumerate(line_counts):
+            if count:
+                parts.append(_cell(row, column, count, total, (margin, top, cell), size, classes))
+    every = 1 if not many else 5 if size <= 50 else 10
+    for index in range(0, size, every):
+        centre = (index + 0.5) * cell
+        name = str(index) if many else shorten(classes[index], letters)
+        parts.append(text(margin - 4, top + centre + 3, name, "class", "end"))
+        if letters > 3 and not many:
+            across = margin + centre + 3
+            spin = f"rotate(-90 {_shown(across)} {_shown(top - 5)})"
+            parts.append(text(across, top - 5, name, "class", transform=spin))
+        else:
+            parts.append(text(margin + centre, top - 5, name, "class", "middle"))
+    return svg(352, height, title, *parts, class_="plot square")
+
+
+def _cell(
+    row: int, column: int, count: int, total: int, place: tuple[float, float, float], size: int, classes: Sequence[str]
+) -> Markup:
+    left, top, cell = place
+    share, right = count / total, row == column
+    x, y, gap = left + column * cell, top + row * cell, min(0.8, cell * 0.08)
+    shade = f"{0.12 + 0.78 * (share if right else min(share * 3, 1.0)):.2f}"  # mistakes are rare: a stronger shade
+    drawn = element(
+        "rect", x=x + gap, y=y + gap, width=cell - 2 * gap, height=cell - 2 * gap, fill_opacity=shade,
+        class_="right" if right else "wrong",
+    )  # fmt: skip
+    hint = element("title", f"true {classes[row]}, predicted {classes[column]}: {count} ({share:.1%})")
+    if size > COUNTED_CLASSES:
+        return element("g", hint, drawn)
+    words = str(count) if count < 10_000 else f"{count / 1000:.0f}k"
+    number = text(
+        x + cell / 2, y + cell / 2 + 3.2, words, "count strong" if float(shade) > 0.55 else "count", "middle",
+        font_size=min(cell * 0.38, 13.0),
+    )  # fmt: skip
+    return element("g", hint, drawn, number)
+
+
+# ---- bars -----------------------------------------------------------------------------------------------------------
+
+
+def bar(share: float, class_: str = "") -> Markup:
+    """A bar of a fraction of its box; decoration beside a number that says the same."""
+    fill = element("rect", width=max(min(share, 1.0), 0.0) * 100, height=6, rx=1, class_=f"fill {class_}".strip())
+    shape = element("rect", width=100, height=6, rx=1, class_="trough") + fill
+    return Markup('<svg class="bar" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">{}</svg>').format(shape)
+
+
+def bubble_key(sizes: Iterable[int], largest: int, words: Callable[[int], str]) -> Markup:
+    """Bubbles with their sizes, for the legend."""
+    parts = []
+    for size in sizes:
+        radius = max(LARGEST_BUBBLE * math.sqrt(size / largest), SMALLEST_BUBBLE)
+        circle = element("circle", cx=radius + 1, cy=radius + 1, r=radius, class_="bubble other")
+        edge = 2 * radius + 2
+        drawn = Markup('<svg class="key" width="{0:.0f}" height="{0:.0f}" viewBox="0 0 {0:.2f} {0:.2f}" aria-hidden="true">{1}</svg>')
+        parts.append(Markup('<span class="key-item">{}{}</span>').format(drawn.format(edge, circle), words(size)))
+    return Markup().join(parts)

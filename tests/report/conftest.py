@@ -1,0 +1,250 @@
+"""A digits run with eight candidates, as the documents of a run, and shapes of it that a report must survive."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from mlites.files import digest_json
+from mlites.recipe import Recipe
+from mlites.report.html import Details
+from mlites.report.summary import Step, Summary, summarize
+
+DIGITS = [str(digit) for digit in range(10)]
+TEACHER = {"accuracy": 0.9889, "p50": 0.1312, "size": 1_090_214, "memory": 88_604_672}
+STUDENT = {"pass": "distill", "student": {"family": "resnet", "depth": 8, "width": 8}}
+SMALL = {"pass": "distill", "student": {"family": "mlp", "hidden": [32]}}
+STATIC, DYNAMIC = {"pass": "quantize"}, {"pass": "quantize", "method": "dynamic"}
+HALF = {"pass": "prune", "amount": 0.5}
+SPARSE = {"pass": "prune", "method": "magnitude", "amount": 0.9}
+CANDIDATES: list[tuple[str, list[dict[str, Any]], float, float, int, int]] = [
+    # name, passes, accuracy, p50 in ms, bytes, peak memory
+    ("int8", [STATIC], 0.9889, 0.0712, 301_502, 86_245_376),
+    ("int8-dynamic", [DYNAMIC], 0.9861, 0.2581, 297_811, 87_011_328),
+    ("pruned", [HALF], 0.9833, 0.0644, 282_777, 84_180_992),
+    ("pruned-int8", [HALF, STATIC], 0.9806, 0.0431, 88_942, 83_230_720),
+    ("sparse", [SPARSE], 0.9722, 0.1308, 1_090_214, 88_604_672),
+    ("student", [STUDENT], 0.9833, 0.0254, 83_120, 80_424_960),
+    ("student-int8", [STUDENT, STATIC], 0.9806, 0.0182, 31_377, 79_863_808),
+    ("mlp-int8", [SMALL, STATIC], 0.9528, 0.0061, 6_204, 78_643_200),
+]
+
+
+def _latency(p50: float) -> dict[str, float]:
+    return {"p50": p50, "p95": round(p50 * 1.18, 5), "p99": round(p50 * 1.42, 5)}
+
+
+def _confusion(classes: int, accuracy: float, seed: int, rows: int = 36) -> list[list[int]]:
+    generator = np.random.default_rng(seed)
+    counts = np.diag(np.full(classes, rows))
+    for _ in range(round((1 - accuracy) * classes * rows)):
+        true, predicted = generator.integers(classes), generator.integers(classes)
+        if true != predicted and counts[true, true]:
+            counts[true, true] -= 1
+            counts[true, predicted] += 1
+    return [[int(count) for count in row] for row in counts]
+
+
+def _history(epochs: int, best: float, seed: int) -> list[dict[str, float]]:
+    noise = np.random.default_rng(seed).normal(0, 0.006, (epochs, 3))
+    lines = []
+    for index in range(epochs):
+        progress = 1 - math.exp(-4.5 * (index + 1) / epochs)
+        lines.append(
+            {
+                "epoch": index + 1,
+                "train_loss": float(2.3 * (1 - progress) + 0.03 + abs(noise[index, 0])),
+                "validation_loss": float(2.2 * (1 - progress) + 0.07 + abs(noise[index, 1])),
+                "validation_accuracy": float(min(0.1 + (best - 0.1) * progress + noise[index, 2] / 3, 1.0)),
+                "learning_rate": 0.05 * (1 - index / epochs),
+            }
+        )
+    return lines
+
+
+def _provenance(passes: list[dict[str, Any]], accuracy: float) -> list[dict[str, Any]]:
+    steps: list[dict[str, Any]] = [
+        {"step": "train", "options": {"architecture": {"family": "resnet", "depth": 8, "width": 16}}, "seed": 0,
+         "data": "d" * 64, "history": _history(20, 0.993, 1), "metrics": {"validation_accuracy": 0.993}}
+    ]  # fmt: skip
+    for index, step in enumerate(passes):
+        options = {key: value for key, value in step.items() if key != "pass"}
+        history = [] if step["pass"] == "quantize" else _history(20 if step["pass"] == "distill" else 5, accuracy, index + 2)
+        steps.append({"step": step["pass"], "options": options, "seed": 0, "data": "d" * 64, "history": history, "metrics": {}})
+    return steps
+
+
+def make_verdict(
+    name: str, passes: list[dict[str, Any]], accuracy: float, p50: float, size: int, memory: int, classes: int = 10
+) -> dict[str, Any]:
+    speedup = TEACHER["p50"] / p50
+    return {
+        "format": "mlites-verdict/1",
+        "candidate": name,
+        "passes": [" ".join(str(value) for value in step.values() if isinstance(value, str | float)) for step in passes],
+        "model": digest_json([name, accuracy]),
+        "parents": [digest_json("teacher")],
+        "provenance": _provenance(passes, accuracy),
+        "machine": {
+            "cpu": "Intel(R) Xeon(R) Processor @ 2.70GHz", "isa": ["avx2", "avx512f", "avx512_vnni", "amx_int8"],
+            "cores": 2, "threads": 1, "batch": 1,
+            "packages": {"onnxruntime": "1.31.1", "numpy": "2.4.6", "torch": "2.13.0", "onnx": "1.23.2", "kfp": "2.17.0"},
+        },
+        "baseline": {
+            "name": "teacher", "model": digest_json("teacher"), "accuracy": TEACHER["accuracy"],
+            "latency_ms": _latency(TEACHER["p50"]), "size_bytes": int(TEACHER["size"]),
+            "peak_memory_bytes": int(TEACHER["memory"]), "confusion": _confusion(classes, TEACHER["accuracy"], 7),
+        },
+        "accuracy": accuracy,
+        "accuracy_drop_points": round(100 * (TEACHER["accuracy"] - accuracy), 6),
+        "latency_ms": _latency(p50),
+        "size_bytes": size,
+        "peak_memory_bytes": memory,
+        "speedup": speedup,
+        "speedup_interval": [speedup * 0.965, speedup * 1.04],
+        "size_ratio": TEACHER["size"] / size,
+        "agreement": accuracy - 0.004,
+        "confusion": _confusion(classes, accuracy, len(name)),
+        "rounds": 400,
+    }  # fmt: skip
+
+
+def make_recipe(candidates: list[tuple[str, list[dict[str, Any]], float, float, int, int]]) -> dict[str, Any]:
+    return {
+        "name": "digits",
+        "seed": 0,
+        "data": {"source": "digits"},
+        "teacher": {"architecture": {"family": "resnet", "depth": 8, "width": 16}},
+        "candidates": [{"name": name, "passes": passes} for name, passes, *_ in candidates],
+        "budget": {"accuracy_drop_points": 1.0, "speedup": 4.0, "size_kib": 256},
+    }
+
+
+def make_selection(verdicts: list[dict[str, Any]], selected: str, met: bool = True) -> dict[str, Any]:
+    """By the rules of the budget above, written independently of the library."""
+    lines = []
+    for one in verdicts:
+        reasons = []
+        if one["accuracy_drop_points"] > 1:
+            reasons.append(f"loses {one['accuracy_drop_points']:.2f} points, the budget is 1")
+        if one["speedup"] < 4:
+            reasons.append(f"{one['speedup']:.2f}x as fast, the budget asks for 4x")
+        if one["size_bytes"] > 256 * 1024:
+            reasons.append(f"{one['size_bytes'] / 1024:.0f} KiB, the budget is 256 KiB")
+        beaten = any(
+            other["accuracy"] >= one["accuracy"] and other["speedup"] >= one["speedup"]
+            and other["size_bytes"] <= one["size_bytes"] and other is not one
+            for other in verdicts
+        )  # fmt: skip
+        kept = {key: value for key, value in one.items() if key not in ("provenance", "machine", "baseline")}
+        lines.append({**kept, "on_front": not beaten, "within_budget": not reasons, "reasons": reasons})
+    met_words = "meets every line of the budget and is the fastest that does"
+    missed_words = "is the closest, and misses the budget: it is 7.2x as fast, the budget asks for 40x"
+    return {
+        "format": "mlites-selection/1",
+        "selected": selected,
+        "model": next(one["model"] for one in verdicts if one["candidate"] == selected),
+        "reason": f"{selected} {met_words if met else missed_words}",
+        "within_budget": met,
+        "baseline": verdicts[0]["baseline"],
+        "candidates": lines,
+        "verdicts": [digest_json(one) for one in verdicts],
+    }
+
+
+def make_deployment(status: str = "deployed") -> dict[str, Any]:
+    document: dict[str, Any] = {"format": "mlites-deployment/1", "status": status, "model": "digits", "reasons": []}
+    if status != "deployed":
+        return {**document, "version": None, "reasons": ["speed-up 7.2x is below 40x"]}
+    return document | {
+        "version": 3, "previous_version": 2, "repository": "s3://mlites/repository/digits", "sha256": "5" * 64,
+        "model_digest": "6" * 64, "triton_url": "http://127.0.0.1:8000", "grpc_url": "127.0.0.1:8001",
+        "golden": {"samples": 16, "max_abs_difference": 1.9e-6, "agreement": 1.0},
+    }  # fmt: skip
+
+
+def make_data(classes: list[str]) -> dict[str, Any]:
+    checks: list[dict[str, Any]] = [
+        {"name": "expect_table_row_count_to_be_between", "column": None, "critical": True, "success": True, "observed": 1797},
+        {"name": "expect_column_distinct_values_to_equal_set", "column": "label", "critical": True, "success": True,
+         "observed": classes[:12]},
+        {"name": "expect_column_proportion_of_unique_values_to_be_between", "column": "label", "critical": False,
+         "success": False, "observed": 0.0556},
+    ]  # fmt: skip
+    for index in range(64):
+        column = f"pixel_{index}"
+        for name in ("expect_column_values_to_be_between", "expect_column_values_to_not_be_null"):
+            checks.append({"name": name, "column": column, "critical": True, "success": True, "observed": {"min": 0, "max": 255}})
+    return {
+        "format": "mlites-data-document/1",
+        "digest": "d" * 64,
+        "source": "digits",
+        "rows": {"train": 1293, "validation": 144, "test": 360},
+        "classes": classes,
+        "class_counts": {
+            split: {name: share + index % 3 for index, name in enumerate(classes)}
+            for split, share in (("train", 128), ("validation", 14), ("test", 36))
+        },
+        "duplicates_removed_across_splits": 0,
+        "checks": checks,
+        "success": True,
+    }
+
+
+STEPS = [("prepare-data", 6.41), ("train-teacher", 41.86), ("export", 1.92), ("quantize", 2.31), ("quantize-dynamic", 0.84),
+         ("prune", 9.7), ("distill", 24.05), *((f"validate-{one[0]}", 6.2) for one in CANDIDATES), ("select", 0.21),
+         ("gate", 0.09), ("deploy", 3.37), ("report", 0.62)]  # fmt: skip
+
+
+def make_run(status: str = "deployed", candidates: Any = CANDIDATES, classes: list[str] = DIGITS) -> tuple[Summary, Details]:
+    """Summary and details as the runner hands them to the page."""
+    recipe = make_recipe(candidates)
+    data = make_data(classes)
+    verdicts = [make_verdict(*one, classes=len(classes)) for one in candidates]
+    selected = "student-int8" if any(one[0] == "student-int8" for one in candidates) else candidates[0][0]
+    if status == "rejected":
+        recipe["budget"]["speedup"] = 40.0
+    summary = summarize(
+        "digits-20260512-101500",
+        Recipe.model_validate(recipe),
+        make_selection(verdicts, selected, status == "deployed"),
+        make_deployment(status),
+        data,
+        verdicts,
+    )
+    steps = [Step(name=name, seconds=seconds, cached=name == "prepare-data") for name, seconds in STEPS]
+    details = {
+        "recipe_yaml": yaml.safe_dump(recipe, sort_keys=False),
+        "code_digest": "c" * 64,
+        "git_commit": "e78e25c" + "0" * 33,
+        "data": data,
+        "verdicts": verdicts,
+        "signature": {"input_shape": [1, 8, 8], "preprocessing": {"scale": 0.00392156862745098, "mean": [0.3053], "std": [0.376]}},
+    }
+    return summary.model_copy(update={"steps": steps, "overhead_seconds": 2.4}), Details.model_validate(details)
+
+
+def make_failed_run() -> tuple[Summary, Details]:
+    """Three candidates measured, then the machine ran out of memory."""
+    recipe, data = make_recipe(CANDIDATES), make_data(DIGITS)
+    verdicts = [make_verdict(*one) for one in CANDIDATES[:3]]
+    error = "validate-pruned-int8: MemoryError: cannot allocate 12.0 GiB for the calibration table"
+    summary = summarize(
+        "digits-20260512-111500", Recipe.model_validate(recipe), None, None, data, verdicts, error, "validate-pruned-int8"
+    )
+    steps = [Step(name=name, seconds=seconds, cached=seconds < 9) for name, seconds in STEPS[:11]]
+    details = Details.model_validate({"recipe_yaml": yaml.safe_dump(recipe), "data": data, "verdicts": verdicts})
+    return summary.model_copy(update={"steps": steps}), details
+
+
+@pytest.fixture
+def run() -> Callable[..., tuple[Summary, Details]]:
+    return make_run
+
+
+@pytest.fixture
+def failed_run() -> tuple[Summary, Details]:
+    return make_failed_run()
