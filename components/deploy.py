@@ -37,6 +37,7 @@ def deploy(
     with task(), tempfile.TemporaryDirectory() as work:
         documents = Store.open(store)
         digest = documents.get_document(selection)["model"]
-        folder = documents.get_folder(f"models/{digest}", Path(work) / "model")
+        folder = Path(work) / "model"
+        documents.get_folder(f"models/{digest}", folder)
         samples, _ = Dataset.load(Path(dataset.path)).arrays("test")
         return documents.put_document(deploy(documents, folder, model, Serving.model_validate(serving), samples[:16]))

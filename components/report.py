@@ -44,7 +44,9 @@ def report(
 
     with task(), tempfile.TemporaryDirectory() as work:
         documents, folder = Store.open(store), Path(work)
-        write_run(documents, run or job, Recipe.model_validate(recipe), selection, deployment, Path(dataset.path), folder)
+        write_run(
+            documents, run or job, Recipe.model_validate(recipe), selection, deployment, Path(dataset.path), folder
+        )
         shutil.copyfile(quality.path, folder / "data-quality.html")
         write_atomically(Path(page.path), (folder / "report.html").read_bytes())
         documents.put_folder(f"runs/{run or job}", folder)

@@ -1,6 +1,6 @@
 """Choose the best candidate."""
 
-from typing import List  # noqa: UP035 KFP reads the annotation
+from typing import List
 
 from kfp import dsl
 
@@ -8,7 +8,7 @@ from components.images import VALIDATE
 
 
 @dsl.component(base_image=VALIDATE, install_kfp_package=False)
-def select(verdicts: List[str], budget: dict, store: str) -> str:  # type: ignore[type-arg] # noqa: UP006
+def select(verdicts: List[str], budget: dict, store: str) -> str:  # type: ignore[type-arg]
     """Choose the best candidate, whether or not it meets the budget.
 
     Args:

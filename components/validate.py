@@ -1,6 +1,6 @@
 """Measure a candidate against the teacher on the target hardware."""
 
-from typing import List  # noqa: UP035 KFP reads the annotation
+from typing import List
 
 from kfp import dsl
 
@@ -10,7 +10,7 @@ from components.images import VALIDATE
 @dsl.component(base_image=VALIDATE, install_kfp_package=False)
 def validate(
     name: str,
-    passes: List[str],  # noqa: UP006
+    passes: List[str],
     hardware: dict,  # type: ignore[type-arg]
     store: str,
     candidate: dsl.Input[dsl.Model],

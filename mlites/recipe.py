@@ -35,7 +35,10 @@ class Data(Options):
     )
     validation: float = Field(0.1, gt=0, lt=0.5, description="Fraction of the training rows held out for decisions.")
     test: float = Field(
-        0.2, gt=0, lt=0.5, description="Fraction held out for the verdict; unused where the source has its own test set."
+        0.2,
+        gt=0,
+        lt=0.5,
+        description="Fraction held out for the verdict; unused where the source has its own test set.",
     )
     limit: int | None = Field(None, ge=20, description="Use only this many rows (stratified, seeded), for a quick try.")
     reference: str | None = Field(
@@ -67,7 +70,9 @@ class ResNet(Options):
 
     family: Literal["resnet"]
     depth: int = Field(20, description="6n + 2 layers: 8, 14, 20, 32, 44, 56, 110.")
-    width: int = Field(16, ge=1, le=512, description="Channels of the first stage; the others have twice and four times.")
+    width: int = Field(
+        16, ge=1, le=512, description="Channels of the first stage; the others have twice and four times."
+    )
 
     @model_validator(mode="after")
     def _depth_is_6n_plus_2(self) -> "ResNet":
@@ -93,10 +98,15 @@ class Training(Options):
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     augmentation: tuple[Literal["crop", "flip"], ...] = Field(
-        (), description="crop: shift by up to an eighth of the edge, zero-padded; flip: mirror left-right. Images alone."
+        (),
+        description="crop: shift by up to an eighth of the edge, zero-padded; flip: mirror left-right. Images alone.",
     )
-    early_stop: int | None = Field(None, ge=1, description="Stop after this many epochs without a better validation loss.")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where a few steps show it faster.")
+    early_stop: int | None = Field(
+        None, ge=1, description="Stop after this many epochs without a better validation loss."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 where a few steps show it faster."
+    )
 
     @model_validator(mode="after")
     def _augmentation_is_a_set(self) -> "Training":
@@ -226,7 +236,9 @@ class Budget(Options):
     p95_ms: float | None = Field(None, gt=0, description="Largest 95th percentile of latency, milliseconds a batch.")
     speedup: float | None = Field(None, gt=0, description="Least ratio of the teacher's median latency to its own.")
     size_kib: float | None = Field(None, gt=0, description="Largest model.onnx, KiB.")
-    peak_memory_mib: float | None = Field(None, gt=0, description="Largest resident memory of a process that infers, MiB.")
+    peak_memory_mib: float | None = Field(
+        None, gt=0, description="Largest resident memory of a process that infers, MiB."
+    )
 
 
 class Serving(Options):
@@ -234,7 +246,9 @@ class Serving(Options):
 
     model: Name | None = Field(None, description="Name in Triton; default: the recipe's.")
     max_batch_size: int = Field(32, ge=1, le=4096)
-    max_queue_delay_us: int = Field(100, ge=0, le=1_000_000, description="How long dynamic batching waits, microseconds.")
+    max_queue_delay_us: int = Field(
+        100, ge=0, le=1_000_000, description="How long dynamic batching waits, microseconds."
+    )
     instances: int = Field(1, ge=1, le=64)
 
 
@@ -262,7 +276,9 @@ class Recipe(Options):
                 raise ValueError(f"candidate name {candidate.name!r} is taken by the baseline; choose another")
             for key in (candidate.name, str(candidate.passes)):
                 if key in seen:
-                    raise ValueError(f"candidate {candidate.name!r} repeats {seen[key]!r}: names and passes must differ")
+                    raise ValueError(
+                        f"candidate {candidate.name!r} repeats {seen[key]!r}: names and passes must differ"
+                    )
                 seen[key] = candidate.name
         return candidates
 

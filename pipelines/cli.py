@@ -15,7 +15,11 @@ RECIPES = Path(__file__).parent / "recipes"
 
 _recipe = click.argument("recipe", type=click.Path(path_type=Path))
 _overrides = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a field: teacher.training.epochs=3. Repeatable."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a field: teacher.training.epochs=3. Repeatable.",
 )
 
 
@@ -93,7 +97,9 @@ def compile_(recipe: Path, overrides: tuple[str, ...], output: Path) -> None:
     click.echo(f"{output}: {output.stat().st_size} bytes")
     for parameter, path in (("data_path", checked.data.path), ("reference_path", checked.data.reference)):
         if path and not path.startswith("s3://"):
-            click.echo(f"note: {parameter} is {path}, which a cluster cannot see; give s3://... when you start it", err=True)
+            click.echo(
+                f"note: {parameter} is {path}, which a cluster cannot see; give s3://... when you start it", err=True
+            )
 
 
 @cli.command()

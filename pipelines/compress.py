@@ -43,6 +43,7 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
         local: For ``kfp.local``; else for a cluster, where credentials come from a secret.
     """
     ends = candidate_nodes(recipe.candidates)
+    default_budget = _plain(recipe.budget)
     factory = {"MLITES_TRUSTED_FACTORIES": recipe.teacher.factory} if recipe.teacher.factory else {}
 
     def add(component: Any, step: str, label: str = "", /, *, cached: bool = True, **arguments: Any) -> PipelineTask:
@@ -67,7 +68,7 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
         teacher_path: str = recipe.teacher.model or recipe.teacher.weights or "",
         teacher_digest: str = "",
         seed: int = recipe.seed,
-        budget: dict = _plain(recipe.budget),  # type: ignore[type-arg] # noqa: B006 KFP reads the default
+        budget: dict = default_budget,  # type: ignore[type-arg]
         store: str = DEFAULT_STORE,
     ) -> None:
         data = add(
@@ -144,7 +145,7 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
             quality=data.outputs["quality"],
         )
 
-    return pipeline  # type: ignore[no-any-return]
+    return pipeline
 
 
 def compile_pipeline(pipeline: BaseComponent, target: Path) -> None:
@@ -167,7 +168,7 @@ def _add_node(add: Any, node: Node, parent: Any, dataset: Any, seed: Any) -> Pip
 
 
 def _named(component: Any, name: str) -> Any:
-    """A copy of the component under a name of its own, so that names, and with them cache keys, do not depend on order."""
+    """A copy of the component under its own name: names, and with them cache keys, do not depend on the order of tasks."""
     clone = copy.copy(component)
     clone.component_spec = copy.deepcopy(component.component_spec)
     clone.component_spec.name = clone.name = name

@@ -57,7 +57,7 @@ def _condition(task: dict[str, Any]) -> Iterator[str]:
                 "return a bool from a task and test that"
             )
         elif not match["channel"].endswith("-Output"):
-            yield f"condition on {match['channel']!r}: kfp.local finds only an output named Output; return a single bool"
+            yield f"condition on {match['channel']!r}: kfp.local finds only one named Output; return one bool"
 
 
 def _loop(task: dict[str, Any]) -> Iterator[str]:
@@ -67,4 +67,4 @@ def _loop(task: dict[str, Any]) -> Iterator[str]:
         if "taskOutputParameter" in source and not name.endswith("-loop-item"):
             items = task.get("parameterIterator", {}).get("items", {}).get("inputParameter")
             if name != items:
-                yield f"loop uses the outer parameter {name!r}: kfp.local gives it the loop item; pass it as an artifact"
+                yield f"loop uses the outer parameter {name!r}: kfp.local gives it the loop item; pass an artifact"

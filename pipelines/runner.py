@@ -1,4 +1,4 @@
-"""The local runner: one recipe through kfp.local, in a process group that ends with it, cached and resumed by content."""
+"""The local runner: one recipe through kfp.local, in a process group that ends with it, resumed by content."""
 
 import fcntl
 import json
@@ -94,7 +94,9 @@ def run_recipe(recipe: Recipe, *, fresh: bool = False) -> tuple[int, Summary, Pa
                 (folder / "manifest.json").unlink(missing_ok=True)
                 summary = finish_run(folder, steps, _overhead(begin, steps))
             else:
-                summary = failed_run(folder, run, recipe, outcome.error, outcome.failed_step, steps, _overhead(begin, steps))
+                summary = failed_run(
+                    folder, run, recipe, outcome.error, outcome.failed_step, steps, _overhead(begin, steps)
+                )
             store.put_folder(f"runs/{run}", folder)
         target = Path("runs") / run
         with new_folder(target) as final:
@@ -212,7 +214,10 @@ def _run_worker(
 ) -> None:
     events = work / "events.jsonl"
     events.touch()
-    write_atomically(work / "run" / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False))
+    write_atomically(
+        work / "run" / "recipe.yaml",
+        yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False),
+    )
     code = code_digest()
     environment = {"MLITES_CODE": code, "MLITES_MACHINE": fingerprint()[:16], "MLITES_STORE_ID": store.identity()}
     if "reference_digest" in digests:
@@ -239,7 +244,7 @@ def _run_worker(
             "MLITES_CHECKPOINTS": str(home / "checkpoints"),
             "TMPDIR": str(work / "tmp"),
             "PYTHONUNBUFFERED": "1",
-            "PYTHONSAFEPATH": "1",  # a folder named components or pipelines where the user stands must not stand in for ours
+            "PYTHONSAFEPATH": "1",  # the user's folder may hold a components/ of its own, which must not replace ours
             "ORT_DISABLE_TELEMETRY": "1",
         },
     )

@@ -42,35 +42,7 @@ class Node:
         return " > ".join(words) + (" > ONNX" if self.step is None else "")
 
 
-def chain(self) -> "tuple[Node, ...]":
-        """All steps from the teacher to this one."""
-        return (*self.parent.chain, self) if self.parent else (self,)
-
-    @property
-    def name(self) -> str:
-        """Stable name: it depends on the passes up to here, not on the other candidates or their order."""
-        passes = [node.step.model_dump(mode="json") if node.step else "export" for node in self.chain]
-        return f"{self.kind}-{digest_json(passes)[:6]}"
-
-    @property
-    def label(self) -> str:
-        """The steps up to here in words."""
-        words = [node.step.label for node in self.chain if node.step] or ["teacher"]
-        return " > ".join(words) + (" > ONNX" if self.step is None else "")
-
-
-def describe(step: Pass) -> str:
-    """A pass in a few words."""
-    if isinstance(step, Distill):
-        student = step.student
-        size = "-".join(map(str, student.hidden)) if student.family == "mlp" else f"{student.depth}x{student.width}"
-        return f"distill {student.family} {size}"
-    if isinstance(step, Prune):
-        return f"prune {step.method} {step.amount:.0%}"
-    return f"quantize {step.method}" + ("" if step.per_channel else " per tensor")
-
-
-def chain(passes: tuple[Pass, ...]) -> Node:
+def last_node(passes: tuple[Pass, ...]) -> Node:
     """The last node of a chain; the export comes before the first ONNX pass, or last."""
     node: Node | None = None
     exported = False
@@ -83,7 +55,7 @@ def chain(passes: tuple[Pass, ...]) -> Node:
 
 def candidate_nodes(candidates: tuple[Candidate, ...]) -> dict[str, Node]:
     """The last node of every candidate."""
-    return {candidate.name: chain(candidate.passes) for candidate in candidates}
+    return {candidate.name: last_node(candidate.passes) for candidate in candidates}
 
 
 def nodes(ends: Iterator[Node] | list[Node]) -> Iterator[Node]:

@@ -63,12 +63,27 @@ def test_a_recipe_survives_the_round_trip_through_json(tmp_path: Path) -> None:
         ("{pass: quantize}", "{}", 8, ["candidates.0.passes.0", "pass is missing"]),
         ("name: small", "name: int8", 5, ["'int8' repeats 'int8'"]),
         ("name: small", "name: teacher", 5, ["taken by the baseline"]),
-        ("accuracy_drop_points: 2", "accuracy_drop_points: -1", 12, ["budget.accuracy_drop_points", "greater than or equal to 0"]),
+        (
+            "accuracy_drop_points: 2",
+            "accuracy_drop_points: -1",
+            12,
+            ["budget.accuracy_drop_points", "greater than or equal to 0"],
+        ),
         ("accuracy_drop_points: 2", "accuracy_drop_points: .nan", 12, ["budget.accuracy_drop_points", "finite"]),
         ("accuracy_drop_points: 2", "accuracy: 2", 12, ["budget.accuracy", "unknown field"]),
-        ("- {pass: quantize}", "- {pass: quantize}\n      - {pass: prune}", 6, ["prune cannot follow quantize", "put quantize last"]),
+        (
+            "- {pass: quantize}",
+            "- {pass: quantize}\n      - {pass: prune}",
+            6,
+            ["prune cannot follow quantize", "put quantize last"],
+        ),
         ("candidates:", "candidates: []\nother:", 5, ["candidates", "at least 1"]),
-        ("architecture: {family: resnet, depth: 8}", "weights: a.safetensors", 3, ["exactly one of architecture, model or factory"]),
+        (
+            "architecture: {family: resnet, depth: 8}",
+            "weights: a.safetensors",
+            3,
+            ["exactly one of architecture, model or factory"],
+        ),
         ("architecture: {family: resnet, depth: 8}", "factory: os.system", 4, ["teacher.factory", "pattern"]),
         ("{source: npz, path: mine.npz}", "{source: csv, path: a.csv}", 1, ["resnet needs images"]),
         ("budget:", "name: again\nbudget:", 12, ["'name' is given twice"]),
@@ -122,7 +137,9 @@ def test_overrides_reach_nested_fields_and_are_checked_like_the_file(tmp_path: P
 def test_a_factorys_whole_numbers_come_back_from_kfps_floats() -> None:
     from mlites.recipe import Teacher
 
-    teacher = Teacher(factory="pkg.nets:build", weights="w.safetensors", options={"width": 8.0, "rate": 0.5, "on": True})
+    teacher = Teacher(
+        factory="pkg.nets:build", weights="w.safetensors", options={"width": 8.0, "rate": 0.5, "on": True}
+    )
     assert teacher.options == {"width": 8, "rate": 0.5, "on": True}
     assert isinstance(teacher.options["width"], int)
 

@@ -1,0 +1,69 @@
+"""The compiled pipeline: same bytes twice, loads with KFP, shares steps, holds no secret."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kfp import components
+
+from mlites.recipe import load_recipe
+from pipelines.compress import build_pipeline, compile_pipeline
+from pipelines.lint import lint
+
+RECIPE = Path(__file__).parents[2] / "pipelines" / "recipes" / "digits.yaml"
+
+
+def _compile(path: Path, *, local: bool = False) -> dict[str, Any]:
+    environment = {"MLITES_CODE": "c0de", "MLITES_STORE_ID": "5703e"}
+    compile_pipeline(build_pipeline(load_recipe(RECIPE), environment=environment, local=local), path)
+    spec: dict[str, Any] = next(yaml.safe_load_all(path.read_text()))
+    return spec
+
+
+def test_compiling_twice_gives_identical_bytes_that_kfp_loads(tmp_path: Path) -> None:
+    _compile(tmp_path / "one.yaml")
+    _compile(tmp_path / "two.yaml")
+    assert (tmp_path / "one.yaml").read_bytes() == (tmp_path / "two.yaml").read_bytes()
+    loaded = components.load_component_from_file(str(tmp_path / "one.yaml"))
+    assert loaded.name == "mlites-digits"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.yaml", "two.yaml"]
+
+
+def test_the_local_pipeline_passes_the_lint(tmp_path: Path) -> None:
+    assert lint(_compile(tmp_path / "local.yaml", local=True)) == []
+
+
+def test_scheduling_parameters_stay_parameters_of_the_pipeline(tmp_path: Path) -> None:
+    inputs = _compile(tmp_path / "p.yaml")["root"]["inputDefinitions"]["parameters"]
+    assert {"data_path", "data_digest", "seed", "budget", "store", "run"} <= set(inputs)
+    assert inputs["budget"]["defaultValue"]["accuracy_drop_points"] == 2.0
+
+
+def test_every_candidate_is_validated_and_prefixes_are_shared(tmp_path: Path) -> None:
+    tasks = _compile(tmp_path / "p.yaml")["root"]["dag"]["tasks"]
+    recipe = load_recipe(RECIPE)
+    assert {f"validate-{one.name}" for one in recipe.candidates} <= set(tasks)
+    passes = sum(len(one.passes) for one in recipe.candidates)
+    made = [name for name in tasks if name.split("-")[0] in ("distill", "prune", "quantize")]
+    assert len(made) < passes
+
+
+def test_results_in_the_store_are_bound_to_that_store_and_others_are_not(tmp_path: Path) -> None:
+    executors = _compile(tmp_path / "p.yaml")["deploymentSpec"]["executors"]
+    bound = {
+        name.removeprefix("exec-").split("-")[0]
+        for name, one in executors.items()
+        if any(variable["name"] == "MLITES_STORE_ID" for variable in one["container"]["env"])
+    }
+    assert bound == {"validate", "select", "gate"}
+    assert all({"name": "MLITES_CODE", "value": "c0de"} in one["container"]["env"] for one in executors.values())
+
+
+def test_in_a_cluster_credentials_come_from_a_secret_by_name(tmp_path: Path) -> None:
+    _compile(tmp_path / "p.yaml")
+    _, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert "exec-deploy" in executors and "exec-export-" not in str(list(executors))
+    (secret,) = executors["exec-deploy"]["secretAsEnv"]
+    assert secret["secretName"] == "mlites-s3"
+    assert {entry["envVar"] for entry in secret["keyToEnv"]} >= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
