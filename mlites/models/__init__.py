@@ -1,0 +1,1 @@
+"""Architectures, one family a file, and the folders that models are kept in."""
