@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -53,19 +53,23 @@ class Store:
     The endpoint comes from MLITES_S3_ENDPOINT (without it: AWS), keys and region from the usual AWS variables.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, environment: Mapping[str, str] = os.environ) -> None:
         self.bucket, self.prefix = parse_uri(uri)
-        self.endpoint = endpoint_from_environment()
-        self._client = _client(self.endpoint)
+        self.endpoint = s3_endpoint(environment)
+        self._client = _client(self.endpoint, environment)
 
     @classmethod
-    def open(cls, uri: str) -> "Store":
+    def open(cls, uri: str, environment: Mapping[str, str] = os.environ) -> "Store":
         """Connect, and create the bucket if it is missing.
+
+        Args:
+            uri: ``s3://bucket`` or ``s3://bucket/prefix``.
+            environment: where endpoint and keys are looked up.
 
         Raises:
             InputError: no connection, no credentials, no access, or not an s3:// URI.
         """
-        store = cls(uri)
+        store = cls(uri, environment)
         store._create_bucket()
         return store
 
@@ -267,7 +271,9 @@ class Store:
             stats = {name: self.stat(f"{prefix}/{name}") for name in files}
         except MissingObject:
             return False
-        return all((stats[name].sha256, stats[name].size) == (one["sha256"], one["size"]) for name, one in files.items())
+        return all(
+            (stats[name].sha256, stats[name].size) == (one["sha256"], one["size"]) for name, one in files.items()
+        )
 
     def _create_bucket(self) -> None:
         with self._faults(""):
@@ -388,13 +394,13 @@ def parse_uri(uri: str) -> tuple[str, str]:
     return bucket, prefix.strip("/")
 
 
-def endpoint_from_environment() -> str | None:
+def s3_endpoint(environment: Mapping[str, str]) -> str | None:
     """MLITES_S3_ENDPOINT, checked; None means AWS.
 
     Raises:
         InputError: not http(s)://host[:port].
     """
-    endpoint = os.environ.get("MLITES_S3_ENDPOINT", "").rstrip("/")
+    endpoint = environment.get("MLITES_S3_ENDPOINT", "").rstrip("/")
     if not endpoint:
         return None
     try:
@@ -408,8 +414,22 @@ def endpoint_from_environment() -> str | None:
     return endpoint
 
 
+def _client(endpoint: str | None, environment: Mapping[str, str]) -> Any:
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1"
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+    try:
+        return _shared_client(endpoint, region, *(environment.get(name) or None for name in names))
+    except PartialCredentialsError:
+        raise InputError("S3: half of the keys; set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from None
+    except BotoCoreError as error:
+        raise InputError(f"S3: wrong AWS settings: {error}; correct AWS_PROFILE or the AWS variables") from None
+
+
 @functools.lru_cache(maxsize=4)
-def _session_client(endpoint: str | None, region: str, *_keys: str | None) -> Any:
+def _shared_client(
+    endpoint: str | None, region: str, key: str | None, secret: str | None, token: str | None, profile: str | None
+) -> Any:
+    """One client for all stores with the same settings: making one takes 0.2 s."""
     # Proxies are for the world, not for a server on this machine.
     local = urlsplit(endpoint or "").hostname in ("127.0.0.1", "localhost", "::1")
     config = Config(
@@ -422,19 +442,15 @@ def _session_client(endpoint: str | None, region: str, *_keys: str | None) -> An
         response_checksum_validation="when_required",
         proxies={} if local else None,
     )
-    return boto3.session.Session().client("s3", endpoint_url=endpoint, region_name=region, config=config)
-
-
-def _client(endpoint: str | None) -> Any:
-    """One client for each endpoint, region and set of keys: making one takes 0.2 s."""
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
-    try:
-        return _session_client(endpoint, region, *(os.environ.get(name) for name in names))
-    except BotoCoreError as error:
-        raise InputError(f"S3: wrong AWS settings: {error}; correct AWS_PROFILE or the AWS variables") from None
-    except ValueError:
-        raise InputError(f"S3: cannot use the endpoint or AWS_REGION {region!r}; check MLITES_S3_ENDPOINT") from None
+    return boto3.session.Session(profile_name=None if key else profile).client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=region,
+        config=config,
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+        aws_session_token=token,
+    )
 
 
 def _code(error: ClientError) -> str:
