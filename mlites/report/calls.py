@@ -36,10 +36,14 @@ def curl_call(deployment: DeploymentSummary, signature: Signature) -> str:
     count = 1
     for edge in signature.input_shape:
         count *= edge
-    head = json.dumps({"name": "input", "shape": [1, *signature.input_shape], "datatype": "FP32"})[:-1]
-    body = f'{{"inputs": [{head}, "data": [0.0] * {count}}}]}}'
-    script = f"import json; print(json.dumps({body}))"
-    return f"python3 -c {shlex.quote(script)} |\n  curl -s {shlex.quote(model_url(deployment) + '/infer')} \\\n    -H 'Content-Type: application/json' -d @-\n"
+    shape = json.dumps([1, *signature.input_shape])
+    script = (
+        "import json\n"
+        f'print(json.dumps({{"inputs": [{{"name": "input", "shape": {shape}, "datatype": "FP32",\n'
+        f'                              "data": [0.0] * {count}}}]}}))'
+    )
+    address = shlex.quote(model_url(deployment) + "/infer")
+    return f"python3 -c {shlex.quote(script)} |\n  curl -s {address} -H 'Content-Type: application/json' -d @-\n"
 
 
 def python_call(deployment: DeploymentSummary, signature: Signature, classes: list[str]) -> str:

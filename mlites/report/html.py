@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from mlites.files import digest_json
 from mlites.report import plots
 from mlites.report.calls import Signature, curl_call, python_call, rollback_commands
-from mlites.report.summary import CandidateSummary, Summary
+from mlites.report.summary import CandidateSummary, Latency, Summary
 
 HERE = Path(__file__).parent
 # Characters that HTML forbids or that cannot be encoded; a class name or an error message may hold any.
@@ -103,7 +103,7 @@ class Cell:
     label: str
     value: float | None
     shown: str
-    note: str = ""
+    notes: tuple[str, ...] = ()
     misses: bool | None = None  # None where the budget does not judge it
 
 
@@ -189,7 +189,9 @@ def _view(summary: Summary, details: Details) -> dict[str, Any]:
         "fronts": _fronts(summary, rows),
         "bubble_key": _bubble_key(summary, rows),
         "training": training,
+        "split_rows": _split_rows(summary),
         "matrices": _matrices(summary, details, classes),
+        "named_classes": plots.NAMED_CLASSES,
         "confusions": _confusions(summary, details, classes),
         "agreement": next((one.agreement for one in details.verdicts if one.candidate == summary.selected), None),
         "groups": _check_groups(details.data.checks if details.data else []),
@@ -219,7 +221,7 @@ def percent(fraction: float, digits: int = 2) -> str:
 
 
 def milliseconds(value: float) -> str:
-    return f"{significant(value)} ms"
+    return f"{significant(value)} ms" if value >= 1 else f"{significant(1000 * value)} µs"
 
 
 def times(ratio: float) -> str:
@@ -230,7 +232,7 @@ def size(count: float) -> str:
     """Bytes in the binary unit that leaves a number below 1024."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{significant(count)} {unit}"
+            return f"{count:g} {unit}" if count == int(count) else f"{significant(count)} {unit}"
         count /= 1024
     return f"{significant(count)} GiB"
 
@@ -278,15 +280,12 @@ def _headline(summary: Summary) -> list[dict[str, str]]:
         }
     ]
     if one.speedup is not None:
-        low, high = one.speedup_interval or (one.speedup, one.speedup)
         slower = one.speedup < 1
         facts.append(
             {
                 "number": times(1 / one.speedup if slower else one.speedup),
                 "label": "slower" if slower else "faster",
-                "note": f"95% sure: {times(low)} to {times(high)} · p50 {milliseconds(one.latency_ms.p50)}"
-                if one.speedup_interval
-                else f"p50 {milliseconds(one.latency_ms.p50)}",
+                "note": f"p50 {milliseconds(one.latency_ms.p50)} against {milliseconds(base.latency_ms.p50)}",
             }
         )
     if one.size_ratio is not None:
@@ -322,38 +321,42 @@ def _cells(one: CandidateSummary, summary: Summary) -> list[Cell]:
             "Accuracy",
             one.accuracy,
             "–" if one.accuracy is None else percent(one.accuracy),
-            "" if drop is None else points(drop),
+            () if drop is None else (points(drop),),
             None if drop is None else drop > budget.accuracy_drop_points,
         ),
         Cell(
             "Speed-up",
             one.speedup,
             "–" if one.speedup is None else times(one.speedup),
-            f"{significant(interval[0])} to {significant(interval[1])}" if interval else "",
+            (f"{significant(interval[0])} to {significant(interval[1])}",) if interval else (),
             None if budget.speedup is None or one.speedup is None else one.speedup < budget.speedup,
         ),
         Cell(
             "p95",
             latency.p95 if latency else None,
             milliseconds(latency.p95) if latency else "–",
-            f"p50 {significant(latency.p50)} · p99 {significant(latency.p99)}" if latency else "",
+            _percentiles(latency) if latency else (),
             None if budget.p95_ms is None or latency is None else latency.p95 > budget.p95_ms,
         ),
         Cell(
             "Size",
             one.size_bytes,
             "–" if one.size_bytes is None else size(one.size_bytes),
-            "" if one.size_ratio is None else smaller(one.size_ratio),
+            () if one.size_ratio is None else (smaller(one.size_ratio),),
             None if budget.size_kib is None or one.size_bytes is None else one.size_bytes > budget.size_kib * 1024,
         ),
         Cell(
             "Memory",
             memory,
             "–" if memory is None else size(memory),
-            "",
+            (),
             None if budget.peak_memory_mib is None or memory is None else memory > budget.peak_memory_mib * 2**20,
         ),
     ]
+
+
+def _percentiles(latency: Latency) -> tuple[str, ...]:
+    return f"p50 {milliseconds(latency.p50)}", f"p99 {milliseconds(latency.p99)}"
 
 
 def _baseline_cells(summary: Summary) -> list[Cell]:
@@ -361,26 +364,29 @@ def _baseline_cells(summary: Summary) -> list[Cell]:
     if base is None:
         return []
     memory = base.peak_memory_bytes
-    latency = f"p50 {significant(base.latency_ms.p50)} · p99 {significant(base.latency_ms.p99)}"
     return [
         Cell("Accuracy", base.accuracy, percent(base.accuracy)),
         Cell("Speed-up", 1.0, "1×"),
-        Cell("p95", base.latency_ms.p95, milliseconds(base.latency_ms.p95), latency),
+        Cell("p95", base.latency_ms.p95, milliseconds(base.latency_ms.p95), _percentiles(base.latency_ms)),
         Cell("Size", base.size_bytes, size(base.size_bytes)),
         Cell("Memory", memory, "–" if memory is None else size(memory)),
     ]
 
 
 def _budget_cells(summary: Summary) -> list[Cell]:
-    budget = summary.budget
+    budget, base = summary.budget, summary.baseline
+    drop = f"{budget.accuracy_drop_points:g} point{'s' if budget.accuracy_drop_points != 1 else ''} lost"
+    least = base.accuracy - budget.accuracy_drop_points / 100 if base else None
     limits = [
-        ("Accuracy", budget.accuracy_drop_points, f"≥ \N{MINUS SIGN}{budget.accuracy_drop_points:g} points"),
-        ("Speed-up", budget.speedup, f"≥ {budget.speedup}×"),
-        ("p95", budget.p95_ms, f"≤ {budget.p95_ms} ms"),
-        ("Size", budget.size_kib, f"≤ {budget.size_kib} KiB"),
-        ("Memory", budget.peak_memory_mib, f"≤ {budget.peak_memory_mib} MiB"),
+        ("Speed-up", budget.speedup, "≥ {:g}×"),
+        ("p95", budget.p95_ms, "≤ {:g} ms"),
+        ("Size", budget.size_kib, "≤ {:g} KiB"),
+        ("Memory", budget.peak_memory_mib, "≤ {:g} MiB"),
     ]
-    return [Cell(label, limit, "–" if limit is None else re.sub(r"\.0\b", "", words)) for label, limit, words in limits]
+    return [
+        Cell("Accuracy", budget.accuracy_drop_points, f"≤ {drop}" if least is None else f"≥ {percent(least)}", (f"≤ {drop}",)),
+        *(Cell(label, limit, "–" if limit is None else words.format(limit)) for label, limit, words in limits),
+    ]
 
 
 # ---- front ----------------------------------------------------------------------------------------------------------
@@ -393,7 +399,7 @@ def _fronts(summary: Summary, rows: Sequence[Row]) -> list[dict[str, Any]]:
     if base is None or not shown:
         return []
     start = plots.Point(
-        0, f"{base.name} (baseline)", 1.0, None, base.accuracy, base.size_bytes, "baseline",
+        0, base.name, 1.0, None, base.accuracy, base.size_bytes, "baseline",
         f"{base.name}, the baseline: {percent(base.accuracy)}, {size(base.size_bytes)}",
     )  # fmt: skip
     least = base.accuracy - summary.budget.accuracy_drop_points / 100
@@ -419,7 +425,8 @@ def _bubble_key(summary: Summary, rows: Sequence[Row]) -> Markup:
     if summary.baseline is None or not sizes:
         return Markup()
     largest = max(summary.baseline.size_bytes, *sizes)
-    return plots.bubble_key([largest // 16, largest // 4, largest], largest, size)
+    round_size = 1 << (largest.bit_length() - 1)
+    return plots.bubble_key([round_size // 16, round_size // 4, round_size], largest, size)
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -460,13 +467,19 @@ def _trained(step: Provenance, users: list[str]) -> Training:
 def _options(step: Provenance) -> str:
     """The few options that tell one training of a kind from another."""
     words = []
-    for key in ("method", "amount", "student", "architecture", "temperature"):
+    for key in ("method", "amount", "student", "architecture"):
         value = step.options.get(key)
         if isinstance(value, dict):
-            value = " ".join(str(one) for one in value.values())
+            value = _network(value)
         if value is not None:
             words.append(f"{value:.0%}" if key == "amount" and isinstance(value, float) else str(value))
     return " · ".join(words)
+
+
+def _network(architecture: dict[str, Any]) -> str:
+    family, sizes = architecture.get("family", "network"), [v for k, v in architecture.items() if k != "family"]
+    flat = [str(one) for value in sizes for one in (value if isinstance(value, list) else [value])]
+    return f"{family} {'x'.join(flat)}".strip()
 
 
 # ---- mistakes -------------------------------------------------------------------------------------------------------
@@ -534,6 +547,11 @@ def _check_groups(checks: Iterable[Check]) -> list[CheckGroup]:
         kinds.setdefault(check.name, []).append(check)
     groups = [CheckGroup(name, found, [one for one in found if not one.success]) for name, found in kinds.items()]
     return sorted(groups, key=lambda group: not group.failed)
+
+
+def _split_rows(summary: Summary) -> list[tuple[str, int]]:
+    rows, order = summary.data.rows if summary.data else {}, ("train", "validation", "test")
+    return sorted(rows.items(), key=lambda item: (order.index(item[0]) if item[0] in order else len(order), item[0]))
 
 
 def _balance(data: DataDocument | None, classes: list[str]) -> list[dict[str, Any]]:

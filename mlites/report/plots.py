@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from markupsafe import Markup
@@ -10,8 +11,9 @@ from markupsafe import Markup
 LETTER = 6.7  # average advance of a 12 px sans-serif letter, generous
 LARGEST_BUBBLE = 19.0
 SMALLEST_BUBBLE = 4.0
-COUNTED_CLASSES = 16  # with more, the cells of a confusion matrix are too small for numbers
-NAMED_CLASSES = 30
+COUNTED_CLASSES = 12  # with more, the cells of a confusion matrix are too small for numbers
+NAMED_CLASSES = 24
+MATRIX_WIDTH = 320.0
 
 
 def element(tag: str, *children: str, **attributes: object) -> Markup:
@@ -141,28 +143,21 @@ def front_plot(
     accuracies = [point.accuracy for point in points] + ([] if least_accuracy is None else [least_accuracy])
     y = accuracy_axis(accuracies, top, bottom, int(height / 55))
     parts = [_frame(x, y, left, right, top, bottom)]
-    boxes: list[Box] = []
-    budget, budget_boxes = _budget(x, y, (left, right, top, bottom), least_accuracy, least_speedup)
-    parts.append(budget)
-    boxes += budget_boxes
-    parts.append(_staircase(points, x, y))
     largest = max(point.size_bytes for point in points)
     radii = [max(LARGEST_BUBBLE * math.sqrt(point.size_bytes / largest), SMALLEST_BUBBLE) for point in points]
+    extents = [_extent(point, radius, x, y) for point, radius in zip(points, radii, strict=True)]
+    budget, words, lines = _budget(x, y, (left, right, top, bottom), least_accuracy, least_speedup, extents)
+    front, front_lines = _staircase(points, x, y)
+    parts += [budget, front]
+    boxes, lines = [*extents, *words], [*lines, *front_lines]
     order = sorted(range(len(points)), key=lambda index: (-radii[index], index))
     for index in order:  # small ones last, on top
-        point, radius = points[index], radii[index]
-        centre = (x(point.speedup), y(point.accuracy))
-        parts.append(_bubble(point, centre, radius, x))
-        reach = radius + (4 if point.kind == "selected" else 0)
-        boxes.append(Box(centre[0] - reach, centre[1] - reach, centre[0] + reach, centre[1] + reach))
-        if point.interval:
-            boxes.append(Box(x(point.interval[0]), centre[1] - 2, x(point.interval[1]), centre[1] + 2))
+        point = points[index]
+        parts.append(_bubble(point, (x(point.speedup), y(point.accuracy)), radii[index], x))
     rank = {"selected": 0, "baseline": 1, "front": 2, "other": 3}
     for index in sorted(order, key=lambda one: (rank[points[one].kind], points[one].number)):
         point = points[index]
-        centre = (x(point.speedup), y(point.accuracy))
-        reach = radii[index] + (4 if point.kind == "selected" else 0)
-        label = _label(point, centre, reach, boxes, Box(left + 2, top, right, bottom - 2), int(width / 22))
+        label = _label(point, extents[index], boxes, lines, Box(left + 2, top, right, bottom - 2), int(width / 22))
         if label:
             parts.append(label[0])
             boxes.append(label[1])
@@ -196,27 +191,39 @@ def _frame(x: Axis, y: Axis, left: float, right: float, top: float, bottom: floa
 
 
 def _budget(
-    x: Axis, y: Axis, frame: tuple[float, float, float, float], accuracy: float | None, speedup: float | None
-) -> tuple[Markup, list[Box]]:
+    x: Axis,
+    y: Axis,
+    frame: tuple[float, float, float, float],
+    accuracy: float | None,
+    speedup: float | None,
+    taken: Sequence[Box],
+) -> tuple[Markup, list[Box], list[Box]]:
+    """The allowed region; the places of its words; its two lines."""
     left, right, top, bottom = frame
     floor = bottom if accuracy is None else y(accuracy)
     wall = left if speedup is None else x(speedup)
     if accuracy is None and speedup is None:
-        return Markup(), []
+        return Markup(), [], []
     parts = [element("rect", x=wall, y=top, width=right - wall, height=max(floor - top, 0.0), class_="allowed")]
-    boxes = []
+    boxes, lines = [], []
     if accuracy is not None:
         words = f"budget: ≥ {100 * accuracy:.4g}%"
-        parts += [line(wall, floor, right, floor, "limit"), text(right - 4, floor + 14, words, "limit-name", "end")]
-        boxes.append(Box(right - 4 - LETTER * len(words), floor, right, floor + 18))
+        wide = LETTER * len(words) + 8
+        places = [Box(start, up, start + wide, up + 18) for up in (floor, floor - 18) for start in (right - wide, wall)]
+        parts.append(line(wall, floor, right, floor, "limit"))
+        for box in [one for one in places if not any(one.overlaps(other) for other in taken)][:1]:
+            parts.append(text(box.left + 4, box.top + 13, words, "limit-name"))
+            boxes.append(box)
+        lines.append(Box(wall, floor - 1, right, floor + 1))
     if speedup is not None:
         words = f"≥ {speedup:g}×"
         parts += [line(wall, top, wall, floor, "limit"), text(wall + 5, top + 12, words, "limit-name")]
         boxes.append(Box(wall, top, wall + 8 + LETTER * len(words), top + 16))
-    return Markup().join(parts), boxes
+        lines.append(Box(wall - 1, top, wall + 1, floor))
+    return Markup().join(parts), boxes, lines
 
 
-def _staircase(points: Sequence[Point], x: Axis, y: Axis) -> Markup:
+def _staircase(points: Sequence[Point], x: Axis, y: Axis) -> tuple[Markup, list[Box]]:
     """What is within reach: at least so fast, this accurate."""
     best = [
         one
@@ -228,11 +235,27 @@ def _staircase(points: Sequence[Point], x: Axis, y: Axis) -> Markup:
             for other in points
         )
     ]
-    path = ""
-    for point in sorted(best, key=lambda one: one.speedup):
-        across, down = _shown(x(point.speedup)), _shown(y(point.accuracy))
-        path += f" V{down} H{across}" if path else f"M{across},{down}"
-    return element("path", d=path, class_="front-line")
+    places = [(x(point.speedup), y(point.accuracy)) for point in sorted(best, key=lambda one: one.speedup)]
+    path = f"M{_shown(places[0][0])},{_shown(places[0][1])}"
+    lines = []
+    for (across, down), (next_across, next_down) in pairwise(places):
+        path += f" V{_shown(next_down)} H{_shown(next_across)}"
+        lines.append(Box(across - 1, down, across + 1, next_down))
+        lines.append(Box(across, next_down - 1, next_across, next_down + 1))
+    return element("path", d=path, class_="front-line"), lines
+
+
+def _edge(point: Point, radius: float) -> float:
+    """From the centre of what is drawn to its outermost point."""
+    if point.kind == "baseline":
+        return radius * math.sqrt(math.pi / 2)  # a diamond of the circle's area
+    return radius + (4 if point.kind == "selected" else 0)
+
+
+def _extent(point: Point, radius: float, x: Axis, y: Axis) -> Box:
+    across, down, edge = x(point.speedup), y(point.accuracy), _edge(point, radius)
+    low, high = point.interval or (point.speedup, point.speedup)
+    return Box(min(across - edge, x(low)), down - edge, max(across + edge, x(high)), down + edge)
 
 
 def _bubble(point: Point, centre: tuple[float, float], radius: float, x: Axis) -> Markup:
@@ -243,7 +266,7 @@ def _bubble(point: Point, centre: tuple[float, float], radius: float, x: Axis) -
     if point.kind == "selected":
         parts.append(element("circle", cx=across, cy=down, r=radius + 4, class_="ring"))
     if point.kind == "baseline":
-        edge = radius * math.sqrt(math.pi / 2)  # a diamond of the circle's area
+        edge = _edge(point, radius)
         corners = f"M{across:.2f},{down - edge:.2f}l{edge:.2f},{edge:.2f}l{-edge:.2f},{edge:.2f}l{-edge:.2f},{-edge:.2f}z"
         parts.append(element("path", d=corners, class_="bubble baseline"))
     else:
@@ -252,27 +275,34 @@ def _bubble(point: Point, centre: tuple[float, float], radius: float, x: Axis) -
 
 
 def _label(
-    point: Point, centre: tuple[float, float], reach: float, taken: Sequence[Box], frame: Box, letters: int
+    point: Point, extent: Box, taken: Sequence[Box], lines: Sequence[Box], frame: Box, letters: int
 ) -> tuple[Markup, Box] | None:
-    """The name where it fits beside the bubble, else its number in the table, else nothing."""
-    across, down = centre
-    choices = [shorten(point.name, letters)] + ([str(point.number)] if point.kind != "baseline" else [])
-    for words in choices:
+    """The name where it fits beside the bubble, clear of lines if it can be, else its number in the table, else nothing."""
+    across, down = (extent.left + extent.right) / 2, (extent.top + extent.bottom) / 2
+    wide_reach, high_reach = (extent.right - extent.left) / 2, (extent.bottom - extent.top) / 2
+    name, gaps = shorten(point.name, letters), (3.0, 10.0, 22.0, 38.0)
+    near_gaps = gaps[:2] if point.kind == "other" else gaps  # a lesser one does not reach far for its name
+    choices: list[tuple[str, Sequence[Box], Sequence[float]]] = []
+    if name == point.name or point.kind in ("baseline", "selected"):  # of half a name the number tells more
+        choices = [(name, [*taken, *lines], near_gaps), (name, taken, near_gaps)]
+    if point.kind != "baseline":
+        choices += [(str(point.number), [*taken, *lines], gaps), (str(point.number), taken, gaps)]
+    for words, obstacles, allowed in choices:
         wide = LETTER * len(words) * (1.08 if point.kind == "selected" else 1) + 2
-        for gap in (3.0, 10.0, 22.0, 38.0):
+        for gap in allowed:
             for right, below in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1)):
                 slant = 0.75 if right and below else 1.0
-                near = across + right * slant * (reach + gap)
-                middle = down + below * slant * (reach + gap + (0 if right else 5))
+                near = across + right * slant * (wide_reach + gap)
+                middle = down + below * slant * (high_reach + gap + (0 if right else 5))
                 start = near - (0 if right > 0 else wide if right < 0 else wide / 2)
                 box = Box(start, middle - 7, start + wide, middle + 7)
                 inside = box.left >= frame.left and box.right <= frame.right
                 inside = inside and box.top >= frame.top and box.bottom <= frame.bottom
-                if inside and not any(box.overlaps(other) for other in taken):
+                if inside and not any(box.overlaps(other) for other in obstacles):
                     anchor = "start" if right > 0 else "end" if right < 0 else "middle"
                     drawn = text(near, middle + 4, words, f"name {point.kind}", anchor)
                     if gap > 10:
-                        share = reach / math.hypot(near - across, middle - down)
+                        share = high_reach / math.hypot(near - across, middle - down)
                         begin = (across + (near - across) * share, down + (middle - down) * share)
                         drawn = line(*begin, near - right * 1.5, middle - below * (0 if right else 7), "leader") + drawn
                     return drawn, box
@@ -299,10 +329,10 @@ class Curve:
 
 def curves_plot(title: str, epochs: Sequence[int], accuracy: Curve, losses: Sequence[Curve]) -> Markup:
     """Two small panels side by side: validation accuracy, and the losses."""
-    width, height, top, bottom = 340.0, 150.0, 26.0, 128.0
+    width, height, top, bottom = 300.0, 148.0, 26.0, 126.0
     panels: list[tuple[str, Sequence[Curve], float, float, bool]] = [
-        ("validation accuracy", [accuracy], 34.0, 164.0, True),
-        ("loss", losses, 206.0, 336.0, False),
+        ("validation accuracy, %", [accuracy], 28.0, 142.0, True),
+        ("loss", losses, 182.0, 296.0, False),
     ]
     parts = []
     for name, curves, left, right, percent in panels:
@@ -313,7 +343,7 @@ def curves_plot(title: str, epochs: Sequence[int], accuracy: Curve, losses: Sequ
             continue
         low, high = min(values), max(values)
         margin = max((high - low) * 0.06, abs(high) * 1e-3, 1e-6)
-        y = linear_axis(low - margin, high + margin, bottom, top, 3)
+        y = linear_axis(low - margin, high + margin, bottom, top, 4)
         span = max(epochs) - min(epochs) or 1
         x = linear_axis(min(epochs), min(epochs) + span, left, right, 3)
         for tick in y.ticks:
@@ -347,10 +377,11 @@ def confusion_plot(title: str, counts: Sequence[Sequence[int]], classes: Sequenc
     """
     size, many = len(counts), len(counts) > NAMED_CLASSES
     letters = 2 if many else min(max(len(name) for name in classes), 13)
-    margin = 24 + (26 if many else 5.4 * letters + 6)
-    cell = (352 - margin - 4) / size
-    top = margin if not many and letters > 3 else 40.0
-    height = top + cell * size + 4
+    margin = 20 + (22 if many else 5.6 * letters + 6)
+    cell = (MATRIX_WIDTH - margin - 2) / size
+    font = 9.5 if many else min(10.0, cell * 0.95)
+    top = margin if not many and letters > 3 else 36.0
+    height = top + cell * size + 2
     parts = [element("rect", x=margin, y=top, width=cell * size, height=cell * size, class_="matrix")]
     parts.append(text(margin + cell * size / 2, 11, "predicted", "panel", "middle"))
     middle = top + cell * size / 2
@@ -364,14 +395,14 @@ def confusion_plot(title: str, counts: Sequence[Sequence[int]], classes: Sequenc
     for index in range(0, size, every):
         centre = (index + 0.5) * cell
         name = str(index) if many else shorten(classes[index], letters)
-        parts.append(text(margin - 4, top + centre + 3, name, "class", "end"))
+        parts.append(text(margin - 4, top + centre + 3.3, name, "class", "end", font_size=font))
         if letters > 3 and not many:
             across = margin + centre + 3
             spin = f"rotate(-90 {_shown(across)} {_shown(top - 5)})"
-            parts.append(text(across, top - 5, name, "class", transform=spin))
+            parts.append(text(across, top - 5, name, "class", transform=spin, font_size=font))
         else:
-            parts.append(text(margin + centre, top - 5, name, "class", "middle"))
-    return svg(352, height, title, *parts, class_="plot square")
+            parts.append(text(margin + centre, top - 5, name, "class", "middle", font_size=font))
+    return svg(MATRIX_WIDTH, height, title, *parts, class_="plot square")
 
 
 def _cell(
@@ -379,20 +410,19 @@ def _cell(
 ) -> Markup:
     left, top, cell = place
     share, right = count / total, row == column
-    x, y, gap = left + column * cell, top + row * cell, min(0.8, cell * 0.08)
-    shade = f"{0.12 + 0.78 * (share if right else min(share * 3, 1.0)):.2f}"  # mistakes are rare: a stronger shade
-    drawn = element(
-        "rect", x=x + gap, y=y + gap, width=cell - 2 * gap, height=cell - 2 * gap, fill_opacity=shade,
-        class_="right" if right else "wrong",
-    )  # fmt: skip
+    x, y = left + column * cell, top + row * cell
+    edge = max(cell - min(1.6, cell * 0.16), 3.4)  # of a hundred classes, a lone mistake must still be seen
+    gap = (cell - edge) / 2
+    shade = f"{0.12 + 0.78 * share if right else 0.3 + 0.6 * min(share * 3, 1.0):.2f}"  # mistakes are rare
+    kind = "right" if right else "wrong"
+    drawn = element("rect", x=x + gap, y=y + gap, width=edge, height=edge, fill_opacity=shade, class_=kind)
     hint = element("title", f"true {classes[row]}, predicted {classes[column]}: {count} ({share:.1%})")
     if size > COUNTED_CLASSES:
         return element("g", hint, drawn)
     words = str(count) if count < 10_000 else f"{count / 1000:.0f}k"
-    number = text(
-        x + cell / 2, y + cell / 2 + 3.2, words, "count strong" if float(shade) > 0.55 else "count", "middle",
-        font_size=min(cell * 0.38, 13.0),
-    )  # fmt: skip
+    font = min(cell * 0.42, (cell - 3) / (0.6 * len(words)), 12.0)
+    kind = "count strong" if float(shade) > 0.55 else "count"
+    number = text(x + cell / 2, y + cell / 2 + font * 0.36, words, kind, "middle", font_size=font)
     return element("g", hint, drawn, number)
 
 

@@ -33,6 +33,13 @@ CANDIDATES: list[tuple[str, list[dict[str, Any]], float, float, int, int]] = [
 ]
 
 
+PASSES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "distill": lambda step: "distill resnet 8x8" if step is STUDENT else "distill mlp 32",
+    "prune": lambda step: f"prune {step.get('method', 'structured')} {step.get('amount', 0.5):.0%}",
+    "quantize": lambda step: f"quantize {step.get('method', 'static')}",
+}
+
+
 def _latency(p50: float) -> dict[str, float]:
     return {"p50": p50, "p95": round(p50 * 1.18, 5), "p99": round(p50 * 1.42, 5)}
 
@@ -65,15 +72,19 @@ def _history(epochs: int, best: float, seed: int) -> list[dict[str, float]]:
     return lines
 
 
-def _provenance(passes: list[dict[str, Any]], accuracy: float) -> list[dict[str, Any]]:
+def _provenance(passes: list[dict[str, Any]], best: float) -> list[dict[str, Any]]:
+    """Chains that share their first passes share those steps."""
     steps: list[dict[str, Any]] = [
         {"step": "train", "options": {"architecture": {"family": "resnet", "depth": 8, "width": 16}}, "seed": 0,
          "data": "d" * 64, "history": _history(20, 0.993, 1), "metrics": {"validation_accuracy": 0.993}}
     ]  # fmt: skip
-    for index, step in enumerate(passes):
-        options = {key: value for key, value in step.items() if key != "pass"}
-        history = [] if step["pass"] == "quantize" else _history(20 if step["pass"] == "distill" else 5, accuracy, index + 2)
-        steps.append({"step": step["pass"], "options": options, "seed": 0, "data": "d" * 64, "history": history, "metrics": {}})
+    defaults = {"prune": {"method": "structured"}, "quantize": {"method": "static"}, "distill": {"temperature": 4.0}}
+    for step in passes:
+        kind = step["pass"]
+        options = {**defaults[kind], **{key: value for key, value in step.items() if key != "pass"}}
+        seed = int(digest_json([steps[-1]["options"], options])[:6], 16)
+        history = [] if kind == "quantize" else _history(20 if kind == "distill" else 5, best, seed)
+        steps.append({"step": kind, "options": options, "seed": 0, "data": "d" * 64, "history": history, "metrics": {}})
     return steps
 
 
@@ -84,10 +95,10 @@ def make_verdict(
     return {
         "format": "mlites-verdict/1",
         "candidate": name,
-        "passes": [" ".join(str(value) for value in step.values() if isinstance(value, str | float)) for step in passes],
+        "passes": [PASSES[step["pass"]](step) for step in passes],
         "model": digest_json([name, accuracy]),
         "parents": [digest_json("teacher")],
-        "provenance": _provenance(passes, accuracy),
+        "provenance": _provenance(passes, 0.98),
         "machine": {
             "cpu": "Intel(R) Xeon(R) Processor @ 2.70GHz", "isa": ["avx2", "avx512f", "avx512_vnni", "amx_int8"],
             "cores": 2, "threads": 1, "batch": 1,
