@@ -1,0 +1,1 @@
+"""One training loop for teachers, students and fine-tuning."""

@@ -1,0 +1,301 @@
+"""The one training loop: any loss, masks that keep pruned weights at zero, and a resume that gives the same weights."""
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from mlites.errors import InputError
+from mlites.files import digest_json
+from mlites.recipe import Training
+from mlites.training.augmentation import mirror, shift
+from mlites.training.display import batch_bar, epoch_line
+from mlites.training.precision import Precision, choose_precision
+from mlites.training.resume import Epoch, Progress, load_progress_, save_progress
+from mlites.training.schedule import SCHEDULES
+
+EVALUATION_ROWS = 512
+CHECK_EVERY = 64  # batches between looks at the loss, as a look waits for the device
+
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Preprocessed rows, held whole in memory.
+
+    Attributes:
+        inputs: to train on, (n, *input_shape) float32.
+        labels: (n,) int64.
+        validation_inputs: to decide on, (m, *input_shape) float32.
+        validation_labels: (m,) int64.
+        padding: for each channel, what a black pixel becomes in preprocessing; shifted images are filled with it.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    validation_inputs: Tensor
+    validation_labels: Tensor
+    padding: tuple[float, ...] = ()
+
+
+def smoothed_cross_entropy(label_smoothing: float) -> Loss:
+    """Cross-entropy whose target gives ``label_smoothing`` of the mass to all classes alike."""
+
+    def loss(logits: Tensor, labels: Tensor, _rows: Tensor, _inputs: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+    return loss
+
+
+def train(
+    module: nn.Module,
+    data: TrainingData,
+    options: Training,
+    seed: int,
+    loss: Loss | None = None,
+    *,
+    identity: str = "",
+    masks: dict[str, Tensor] | None = None,
+    checkpoint: Path | None = None,
+    report: Callable[[Epoch], None] | None = None,
+) -> list[Epoch]:
+    """Train a module in place; it ends on the CPU, in evaluation mode.
+
+    The weights kept are the last epoch's; with ``early_stop``, those of the epoch with the least validation loss.
+
+    Args:
+        module: takes inputs, gives logits (n, classes).
+        data: rows to train on and to decide on.
+        options: epochs, optimizer, schedule and the rest.
+        seed: of the order of the rows, augmentation and dropout.
+        loss: (logits, labels, row numbers, inputs as augmented) -> scalar; default: cross-entropy with the options'
+            label smoothing.
+        identity: what else decides the result, such as the teacher behind ``loss``: a checkpoint counts only if equal.
+        masks: parameter name -> bool tensor; where False, the weight is held at zero.
+        checkpoint: file written after each epoch; if it is this run's, training goes on after its last epoch.
+        report: takes each epoch's entry; default: prints a line.
+
+    Returns:
+        One entry an epoch: epoch, train_loss, validation_loss, validation_accuracy, learning_rate (its last).
+
+    Raises:
+        InputError: the data does not suit the options, or the loss is no longer finite.
+    """
+    _check(data, options)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    criterion = loss or smoothed_cross_entropy(options.label_smoothing)
+    report = report or (lambda entry: print(epoch_line(entry, options.epochs), flush=True))
+    with _deterministic():
+        start = _digest_tensors(module.state_dict())
+        _to_device_(module, device, data.inputs.dim())
+        precision = _precision(module, data, options, criterion, device)
+        run = _Run(module, _optimizer(module, options), data, options, seed, criterion, masks or {}, precision, device)
+        identity = digest_json(
+            {
+                "identity": identity,
+                "options": options.model_dump(mode="json"),
+                "seed": seed,
+                "start": start,
+                "data": [_digest_tensors({k: v for k, v in vars(data).items() if k != "padding"}), data.padding],
+                "masks": _digest_tensors(run.masks),
+                "precision": precision,
+                "torch": torch.__version__,
+            }
+        )
+        progress = (load_progress_(checkpoint, identity, module, run.optimizer) if checkpoint else None) or Progress()
+        while len(progress.history) < options.epochs and progress.stale < (options.early_stop or math.inf):
+            entry = run.epoch(len(progress.history))
+            _record(progress, entry, module, options)
+            if checkpoint:
+                save_progress(checkpoint, identity, module, run.optimizer, progress)
+            report(entry)
+        if options.early_stop:
+            module.load_state_dict(progress.best)
+        module.zero_grad(set_to_none=True)
+        module.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    module.eval()
+    return progress.history
+
+
+def evaluate(module: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+    """Fraction of rows whose largest logit is the label's, and the logits (n, classes) on the CPU, in float32."""
+    was_training = module.training
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    module.eval()
+    with torch.no_grad():
+        pieces = [module(rows.to(device)).float().cpu() for rows in torch.split(inputs, EVALUATION_ROWS)]
+    module.train(was_training)
+    logits = torch.cat(pieces)
+    return float((logits.argmax(1) == labels).float().mean()), logits
+
+
+@dataclass(frozen=True)
+class _Run:
+    """All that an epoch needs and no epoch changes, but for the module's weights and the optimizer's state."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    data: TrainingData
+    options: Training
+    seed: int
+    criterion: Loss
+    masks: dict[str, Tensor]
+    precision: Precision
+    device: torch.device
+
+    def epoch(self, index: int) -> Epoch:
+        """Train over all rows once, then evaluate; draws depend on seed and epoch alone, so a run can resume here."""
+        generator = Generator().manual_seed(self.seed * 1_000_003 + index)
+        batches = _batches(len(self.data.labels), self.options.batch_size, generator)
+        steps = len(batches) * self.options.epochs
+        parameters = dict(self.module.named_parameters())
+        masked = [(parameters[name], mask.to(self.device)) for name, mask in self.masks.items()]
+        total, rows_seen, rate = torch.zeros((), device=self.device), 0, 0.0
+        self.module.train()
+        with torch.random.fork_rng(), batch_bar(len(batches)) as advance:
+            torch.manual_seed(self.seed * 1_000_003 + index)  # dropout draws from the global generator
+            for number, rows in enumerate(batches):
+                rate = SCHEDULES[self.options.schedule](
+                    index * len(batches) + number, steps, self.options.learning_rate
+                )
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+                inputs = _inputs(self.data, self.options, rows, generator, self.device)
+                value = _loss(self.module, self.data, rows, inputs, self.criterion, self.precision)
+                self.optimizer.zero_grad()
+                value.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                with torch.no_grad():
+                    for parameter, mask in masked:
+                        parameter.mul_(mask)
+                total += value.detach() * len(rows)
+                rows_seen += len(rows)
+                if number % CHECK_EVERY == 0 or number + 1 == len(batches):
+                    self._check_finite(total, index, rate)
+                advance()
+        accuracy, logits = evaluate(self.module, self.data.validation_inputs, self.data.validation_labels)
+        validation_loss = F.cross_entropy(logits, self.data.validation_labels)
+        self._check_finite(validation_loss, index, rate)
+        return {
+            "epoch": index + 1,
+            "train_loss": float(total) / rows_seen,
+            "validation_loss": float(validation_loss),
+            "validation_accuracy": accuracy,
+            "learning_rate": rate,
+        }
+
+    def _check_finite(self, value: Tensor, index: int, rate: float) -> None:
+        if not math.isfinite(float(value)):
+            raise InputError(
+                f"training diverged: the loss is no longer finite in epoch {index + 1} at learning rate {rate:.3g}; "
+                f"lower learning_rate (now {self.options.learning_rate:g})"
+            )
+
+
+def _check(data: TrainingData, options: Training) -> None:
+    if len(data.labels) < 2 or len(data.validation_labels) < 1:
+        raise InputError(
+            f"training needs 2 training rows and 1 validation row at least, "
+            f"got {len(data.labels)} and {len(data.validation_labels)}"
+        )
+    if options.augmentation and data.inputs.dim() != 4:
+        steps = ", ".join(options.augmentation)
+        raise InputError(f"augmentation {steps} needs images; these rows have shape {tuple(data.inputs.shape[1:])}")
+
+
+def _record(progress: Progress, entry: Epoch, module: nn.Module, options: Training) -> None:
+    progress.history.append(entry)
+    if not options.early_stop:
+        return
+    if progress.best_loss is None or entry["validation_loss"] < progress.best_loss:
+        progress.best_loss, progress.stale = entry["validation_loss"], 0
+        progress.best = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+    else:
+        progress.stale += 1
+
+
+def _batches(count: int, size: int, generator: Generator) -> list[Tensor]:
+    """Row numbers in random order; a last batch of one row is left out, as batch normalization cannot train on it."""
+    batches = list(torch.split(torch.randperm(count, generator=generator), size))
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+
+
+def _inputs(data: TrainingData, options: Training, rows: Tensor, generator: Generator, device: torch.device) -> Tensor:
+    inputs = data.inputs[rows].to(device)
+    if "crop" in options.augmentation:
+        padding = data.padding or (0.0,) * inputs.shape[1]
+        inputs = shift(inputs, padding, generator)
+    if "flip" in options.augmentation:
+        inputs = mirror(inputs, generator)
+    return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
+
+
+def _loss(
+    module: nn.Module, data: TrainingData, rows: Tensor, inputs: Tensor, criterion: Loss, precision: Precision
+) -> Tensor:
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        logits = module(inputs)
+    return criterion(logits.float(), data.labels[rows].to(inputs.device), rows, inputs)
+
+
+def _precision(
+    module: nn.Module, data: TrainingData, options: Training, criterion: Loss, device: torch.device
+) -> Precision:
+    rows = torch.arange(min(options.batch_size, len(data.labels)))
+    inputs = _inputs(data, options, rows, Generator().manual_seed(0), device)
+
+    def step(trial: nn.Module, precision: Precision) -> Tensor:
+        return _loss(trial, data, rows, inputs, criterion, precision)
+
+    return choose_precision(options.precision, module, step, list(inputs.shape))
+
+
+def _optimizer(module: nn.Module, options: Training) -> torch.optim.Optimizer:
+    """Weight decay acts on matrices and kernels alone: on biases and normalization it only hurts."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=options.learning_rate)
+    nesterov = options.momentum > 0
+    return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum, nesterov=nesterov)
+
+
+def _to_device_(module: nn.Module, device: torch.device, dimensions: int) -> None:
+    """Move the weights; those of image networks lie channels last, 1.3 to 1.4 times as fast on the CPUs measured."""
+    layout = torch.channels_last if dimensions == 4 else torch.contiguous_format
+    module.to(device, memory_format=layout)  # type: ignore[call-overload]
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
+    before = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # fills what is overwritten anyway, at a cost
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def _digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in sorted order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
