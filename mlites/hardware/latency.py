@@ -1,0 +1,158 @@
+"""Latency of several models side by side: interleaved rounds in one process, ratios pair by pair, with their interval.
+
+Sources: Kalibera & Jones (2013), resample every level at which a repetition varies; Mytkowicz et al. (2009), where
+memory happens to lie biases a benchmark, so sessions are opened anew several times.
+"""
+
+import gc
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from mlites.hardware.session import INPUT, OUTPUT, open_session
+
+SITTINGS = 5  # times that all sessions are opened anew
+FEWEST_ROUNDS = 2  # in a sitting, however slow the models are
+BLOCK_SECONDS = 0.001  # far above the timer's resolution, short enough that the machine hardly changes between blocks
+RESOLUTION = 0.005  # two sessions of one file differ by up to this; more rounds do not average it out
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One model's time for one batch.
+
+    Attributes:
+        samples_ms: every call that was timed, in order (calls,).
+        speedup: the first model's time over this one's, median over the rounds.
+        speedup_interval: 95% bootstrap interval of the speedup, widened by what no number of rounds averages out.
+        rounds: pairs of blocks that the speedup rests on.
+    """
+
+    samples_ms: NDArray[np.float64]
+    speedup: float
+    speedup_interval: tuple[float, float]
+    rounds: int
+
+    def percentiles_ms(self) -> dict[str, float]:
+        """Median, 95th and 99th percentile of all calls."""
+        values = np.percentile(self.samples_ms, [50, 95, 99])
+        return {name: float(value) for name, value in zip(("p50", "p95", "p99"), values, strict=True)}
+
+
+def measure_latency(
+    models: Sequence[Path], rows: NDArray[np.float32], *, threads: int, batch: int, seconds: float, seed: int = 0
+) -> list[Latency]:
+    """Time models against the first of them.
+
+    A round runs one block of calls of each model, in one order and then in the other, so that a machine that slows down
+    slows all alike. A round's ratio compares its blocks' interquartile means, which a preempted call does not move.
+
+    Args:
+        models: ONNX files; the first is what speedups refer to.
+        rows: real inputs (n, ...), repeated or cut to fill the batch.
+        threads: of one session.
+        batch: rows in one call.
+        seconds: to time each model, warm-up and loading not counted.
+        seed: of the bootstrap.
+
+    Returns:
+        One for each model, in their order; the first has a speedup of 1.
+
+    Raises:
+        InputError: ONNX Runtime refuses a model.
+    """
+    feed = {INPUT: np.resize(rows, (batch, *rows.shape[1:]))}
+    samples: list[list[NDArray[np.float64]]] = [[] for _ in models]
+    sittings: list[NDArray[np.float64]] = []  # of interquartile means (rounds, models)
+    with _no_garbage_collection():
+        for sitting in range(SITTINGS):
+            order = list(range(len(models)))[:: -1 if sitting % 2 else 1]
+            opened = {index: open_session(models[index], threads) for index in order}
+            sessions = [opened[index] for index in range(len(models))]
+            calls = [_calls_of_block(_warm_up(one, feed, seconds / SITTINGS), seconds) for one in sessions]
+            means: list[list[float]] = []
+            end = time.perf_counter() + seconds * len(models) / SITTINGS
+            while len(means) < FEWEST_ROUNDS or time.perf_counter() < end:
+                blocks = {index: _time_calls(sessions[index], feed, calls[index]) for index in order}
+                order.reverse()
+                means.append([_interquartile_mean(blocks[index]) for index in range(len(models))])
+                for index, block in blocks.items():
+                    samples[index].append(block)
+            sittings.append(np.array(means))
+    found = []
+    for index in range(len(models)):
+        ratios = [means[:, 0] / means[:, index] for means in sittings]
+        speedup = float(np.median(np.concatenate(ratios)))
+        interval = bootstrap_interval(ratios, seed) if index else (1.0, 1.0)
+        found.append(Latency(np.concatenate(samples[index]), speedup, interval, sum(map(len, ratios))))
+    return found
+
+
+def bootstrap_interval(ratios: Sequence[NDArray[np.float64]], seed: int) -> tuple[float, float]:
+    """95% interval of the median over all rounds, widened on both sides by `RESOLUTION`.
+
+    Args:
+        ratios: for each sitting the ratios of its rounds; sittings are drawn first, then rounds within them.
+        seed: of the draws.
+    """
+    generator = np.random.default_rng(seed)
+    medians = np.empty(RESAMPLES)
+    for index in range(RESAMPLES):
+        drawn = [ratios[sitting] for sitting in generator.integers(len(ratios), size=len(ratios))]
+        medians[index] = np.median(np.concatenate([one[generator.integers(len(one), size=len(one))] for one in drawn]))
+    low, high = np.quantile(medians, [0.025, 0.975])
+    return float(low * (1 - RESOLUTION)), float(high * (1 + RESOLUTION))
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _time_calls(session: ort.InferenceSession, feed: dict[str, NDArray[np.float32]], calls: int) -> NDArray[np.float64]:
+    """Milliseconds of each call (calls,)."""
+    clock, run, names = time.perf_counter_ns, session.run, [OUTPUT]
+    times = [0] * calls
+    for index in range(calls):
+        start = clock()
+        run(names, feed)
+        times[index] = clock() - start
+    return np.array(times) / 1e6
+
+
+def _warm_up(session: ort.InferenceSession, feed: dict[str, NDArray[np.float32]], seconds: float) -> float:
+    """Run until three blocks in a row are no faster than the best before them; seconds of one call then."""
+    best, idle = math.inf, 0
+    end = time.perf_counter() + seconds
+    calls = 1
+    while idle < 3 and time.perf_counter() < end:
+        found = _interquartile_mean(_time_calls(session, feed, calls)) / 1e3
+        idle = 0 if found < 0.99 * best else idle + 1
+        best = min(best, found)
+        calls = max(1, round(5 * BLOCK_SECONDS / best))
+    return best
+
+
+def _calls_of_block(call_seconds: float, seconds: float) -> int:
+    """Enough for the timer; for slow models five calls where that leaves 20 rounds in the time."""
+    return max(1, math.ceil(BLOCK_SECONDS / call_seconds), min(5, int(seconds / 20 / call_seconds)))
+
+
+def _interquartile_mean(values: NDArray[np.float64]) -> float:
+    quarter = len(values) // 4
+    return float(np.sort(values)[quarter : len(values) - quarter].mean())
