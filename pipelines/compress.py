@@ -168,7 +168,7 @@ def _add_node(add: Any, node: Node, parent: Any, dataset: Any, seed: Any) -> Pip
 
 
 def _named(component: Any, name: str) -> Any:
-    """A copy of the component under its own name: names, and with them cache keys, do not depend on the order of tasks."""
+    """A copy of the component under its own name: names, and so cache keys, do not depend on the order of tasks."""
     clone = copy.copy(component)
     clone.component_spec = copy.deepcopy(component.component_spec)
     clone.component_spec.name = clone.name = name

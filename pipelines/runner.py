@@ -1,5 +1,6 @@
 """The local runner: one recipe through kfp.local, in a process group that ends with it, resumed by content."""
 
+import errno
 import fcntl
 import json
 import os
@@ -99,8 +100,7 @@ def run_recipe(recipe: Recipe, *, fresh: bool = False) -> tuple[int, Summary, Pa
                 )
             store.put_folder(f"runs/{run}", folder)
         target = Path("runs") / run
-        with new_folder(target) as final:
-            shutil.copytree(folder, final, dirs_exist_ok=True)
+        _move(folder, target)
         _point_latest(target)
         shutil.rmtree(work.parent, ignore_errors=True)
     if summary.status == "failed":
@@ -192,6 +192,17 @@ def _timed(outcome: Outcome, name: str, progress: Progress, labels: dict[str, st
 
 def _overhead(begin: float, steps: list[Step]) -> float:
     return round(time.monotonic() - begin - sum(step.seconds for step in steps), 3)
+
+
+def _move(folder: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with new_folder(target) as copy:
+            shutil.copytree(folder, copy, dirs_exist_ok=True)
 
 
 def _point_latest(target: Path) -> None:

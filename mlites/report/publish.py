@@ -1,0 +1,76 @@
+"""The files of a run: summary.json, report.html, and details.json from which the page can be drawn again."""
+
+import json
+import os
+from pathlib import Path
+
+import yaml
+
+from mlites.data.dataset import Dataset
+from mlites.files import canonical_json, write_atomically
+from mlites.recipe import Recipe
+from mlites.report.calls import Signature
+from mlites.report.html import Details, render
+from mlites.report.summary import Step, Summary, summarize
+from mlites.storage import Store
+
+
+def write_run(
+    store: Store, run: str, recipe: Recipe, selection: str, deployment: str, dataset: Path, folder: Path
+) -> Summary:
+    """Gather the documents of a run that came to its end and write its files.
+
+    Args:
+        store: Holds the documents.
+        run: Name of the run.
+        recipe: The whole recipe.
+        selection: Digest of the selection document.
+        deployment: Digest of the deployment document.
+        dataset: Folder of the prepared data.
+        folder: Takes the files.
+    """
+    selected, deployed = store.get_document(selection), store.get_document(deployment)
+    verdicts = [store.get_document(digest) for digest in selected["verdicts"]]
+    data = Dataset.load(dataset)
+    document = json.loads((dataset / "document.json").read_bytes())
+    signature = Signature(
+        input_shape=list(data.input_shape), classes=list(data.classes), preprocessing=data.preprocessing.to_json()
+    )
+    details = {
+        "recipe_yaml": _recipe_yaml(recipe),
+        "code_digest": os.environ.get("MLITES_CODE"),
+        "data": document,
+        "signature": signature,
+        "verdicts": verdicts,
+    }
+    summary = summarize(run, recipe, selected, deployed, document, verdicts)
+    _write(folder, summary, Details.model_validate(details))
+    return summary
+
+
+def finish_run(folder: Path, steps: list[Step], overhead_seconds: float) -> Summary:
+    """Add what only the runner knows to the files that `write_run` wrote."""
+    summary = Summary.model_validate_json((folder / "summary.json").read_bytes())
+    summary = summary.model_copy(update={"steps": steps, "overhead_seconds": overhead_seconds})
+    _write(folder, summary, Details.model_validate_json((folder / "details.json").read_bytes()))
+    return summary
+
+
+def failed_run(
+    folder: Path, run: str, recipe: Recipe, error: str, step: str | None, steps: list[Step], overhead_seconds: float
+) -> Summary:
+    """Write the files of a run that failed."""
+    summary = summarize(run, recipe, None, None, None, [], error=error, failed_step=step)
+    summary = summary.model_copy(update={"steps": steps, "overhead_seconds": overhead_seconds})
+    _write(folder, summary, Details(recipe_yaml=_recipe_yaml(recipe), code_digest=os.environ.get("MLITES_CODE")))
+    return summary
+
+
+def _write(folder: Path, summary: Summary, details: Details) -> None:
+    write_atomically(folder / "summary.json", json.dumps(summary.model_dump(mode="json"), indent=2) + "\n")
+    write_atomically(folder / "details.json", canonical_json(details.model_dump(mode="json")))
+    write_atomically(folder / "report.html", render(summary, details))
+
+
+def _recipe_yaml(recipe: Recipe) -> str:
+    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
