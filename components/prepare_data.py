@@ -34,6 +34,7 @@ def prepare_data(
     from pathlib import Path
 
     from mlites.data.prepare import prepare
+    from mlites.files import canonical_json, write_atomically
     from mlites.recipe import Data
     from mlites.storage import fetch
     from mlites.task import task
@@ -43,4 +44,5 @@ def prepare_data(
         earlier = fetch(reference, Path(work) / "reference") if reference else None
         data = Data.model_validate(options | {"path": path or None, "reference": reference or None})
         document = prepare(data, task_kind or None, seed, source, Path(dataset.path), Path(quality.path), earlier)
+        write_atomically(Path(dataset.path) / "document.json", canonical_json(document))
         dataset.metadata["digest"] = document["digest"]

@@ -4,12 +4,16 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mlites import __version__
 from mlites.errors import InputError
 from mlites.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from mlites.stack import Server
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -118,8 +122,8 @@ def up() -> None:
     """Start what is not running yet."""
     from mlites import stack
 
-    stack.up()
-    click.echo(stack.status().describe())
+    stack.up(lambda message: click.echo(message, err=True))
+    _show_servers(stack.status())
 
 
 @stack_.command()
@@ -128,7 +132,7 @@ def down() -> None:
     from mlites import stack
 
     stack.down()
-    click.echo(stack.status().describe())
+    _show_servers(stack.status())
 
 
 @stack_.command()
@@ -136,13 +140,20 @@ def status() -> None:
     """Tell what runs where, and where it logs; exit 1 if something is down."""
     from mlites import stack
 
-    state = stack.status()
-    click.echo(state.describe())
-    raise SystemExit(0 if state.running else 1)
+    servers = stack.status()
+    _show_servers(servers)
+    raise SystemExit(0 if all(server.ready for server in servers) else 1)
+
+
+def _show_servers(servers: "list[Server]") -> None:
+    for server in servers:
+        click.echo(server)
 
 
 def main() -> None:
     """Entry point: wrong input is one line and exit code 2."""
+    from mlites.stack import StackFailed
+
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         cli(standalone_mode=False)
@@ -152,6 +163,12 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
+    except (
+        StackFailed,
+        OSError,
+    ) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)

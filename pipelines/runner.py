@@ -82,7 +82,7 @@ def run_recipe(recipe: Recipe, *, fresh: bool = False) -> tuple[int, Summary, Pa
         with Progress(recipe.name) as progress:
             outcome, labels = Outcome(), {"stack": "embedded stack"}
             with _timed(outcome, "stack", progress, labels):
-                os.environ.update(stack.up())
+                os.environ.update(stack.up(progress.detail))
             store = Store.open(os.environ["MLITES_STORE"])
             _run_worker(recipe, digests, run, work, home, store, outcome, labels, progress)
             folder = work / "run"
@@ -127,7 +127,7 @@ def _digests(recipe: Recipe) -> dict[str, str]:
     given = teacher.model or teacher.weights or ""
     return {
         "data_path": _absolute(data.path or ""),
-        "data_digest": remote_digest(data.path) if _is_remote(data.path) else source_digest(data),
+        "data_digest": remote_digest(data.path) if data.path and _is_remote(data.path) else source_digest(data),
         "reference_path": _absolute(data.reference or ""),
         "teacher_path": _absolute(given),
         "teacher_digest": _content_digest(given, "teacher") if given else "",
@@ -143,8 +143,8 @@ def _content_digest(path: str, field_name: str) -> str:
     return digest_folder(place) if place.is_dir() else digest_file(place)
 
 
-def _is_remote(path: str | None) -> bool:
-    return bool(path) and str(path).startswith("s3://")
+def _is_remote(path: str) -> bool:
+    return path.startswith("s3://")
 
 
 def _absolute(path: str) -> str:

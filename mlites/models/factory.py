@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -22,6 +24,8 @@ def call_factory(path: str, options: dict[str, Any]) -> nn.Module:
     trusted = [entry.strip() for entry in os.environ.get(TRUSTED, "").split(",")]
     if path not in trusted:
         raise InputError(f"factory {path[:200]!r} is not trusted; to let its code run, list it in {TRUSTED}")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # last, so that nothing in the user's folder stands in for a library
     module_name, _, function_name = path.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
