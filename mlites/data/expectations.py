@@ -128,7 +128,7 @@ def _row_expectations(raw: RawData, columns: Columns, label: str, reference: Pro
     for name in columns:
         low, high = _range(raw, name)
         expect(gxe.ExpectColumnValuesToNotBeNull, "no nulls", "no null", True, column=name)
-        rule = f"{low:g} to {high:g}"
+        rule = f"{low:g} to {high:g}" if low < high else f"{low:g}"
         expect(gxe.ExpectColumnValuesToBeBetween, "range", rule, True, column=name, min_value=low, max_value=high)
         if raw.inputs.ndim == 2:
             rule = "at least 2 different values"
@@ -223,7 +223,7 @@ def _observed(result: dict[str, Any]) -> str:
     if "element_count" in result:
         count = result["unexpected_count"]
         some = ", ".join(dict.fromkeys(_show(value) for value in result["partial_unexpected_list"][:5]))
-        return f"{count:,} of {result['element_count']:,} rows" + (f", such as {some}" if some else "")
+        return f"{count:,} of {result['element_count']:,} rows break it" + (f", such as {some}" if some else "")
     value = result.get("observed_value")
     if value is None:
         surplus, absent = result["partial_unexpected_list"], result["partial_missing_list"]

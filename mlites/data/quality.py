@@ -18,7 +18,7 @@ from mlites.data.splits import Splits
 
 BARS = 28
 CLASSES_SHOWN = 40
-PICTURED_CLASSES, PICTURES, PICTURE_EDGE = 10, 8, 32
+PICTURED_CLASSES, PICTURES, PICTURE_EDGE = 10, 12, 32
 
 
 def render_quality(
