@@ -28,7 +28,7 @@ class Signature(BaseModel):
 def model_url(deployment: DeploymentSummary) -> str:
     """Address of the served version."""
     base = (deployment.triton_url or "").rstrip("/")
-    return f"{base}/v2/models/{quote(deployment.model)}/versions/{deployment.version}"
+    return f"{base}/v2/models/{quote(deployment.model, errors='replace')}/versions/{deployment.version}"
 
 
 def curl_call(deployment: DeploymentSummary, signature: Signature) -> str:
@@ -81,12 +81,12 @@ def python_call(deployment: DeploymentSummary, signature: Signature, classes: li
 def rollback_commands(deployment: DeploymentSummary) -> str:
     """Shell commands that point Triton at the version before; where there is none, that stop serving."""
     base = (deployment.triton_url or "").rstrip("/")
-    control = f"{base}/v2/repository/models/{quote(deployment.model)}"
+    control = f"{base}/v2/repository/models/{quote(deployment.model, errors='replace')}"
     if deployment.previous_version is None:
         return f"curl -s -X POST {shlex.quote(control + '/unload')}\n"
     earlier = deployment.previous_version
     pointer = shlex.quote(f"{deployment.repository}/config.pbtxt")
-    ready = f"{base}/v2/models/{quote(deployment.model)}/versions/{earlier}/ready"
+    ready = f"{base}/v2/models/{quote(deployment.model, errors='replace')}/versions/{earlier}/ready"
     return (
         "# 1. point config.pbtxt at the version before; the version folders stay as they are\n"
         f"aws s3 cp {pointer} config.pbtxt\n"

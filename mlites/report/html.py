@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict
 from mlites.files import digest_json
 from mlites.report import plots
 from mlites.report.calls import Signature, curl_call, python_call, rollback_commands
-from mlites.report.summary import CandidateSummary, Latency, Summary
+from mlites.report.summary import CandidateSummary, DeploymentSummary, Latency, Summary
 
 HERE = Path(__file__).parent
+NOTHING = "\N{EN DASH}"
 # Characters that HTML forbids or that cannot be encoded; a class name or an error message may hold any.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
@@ -74,6 +75,7 @@ class Check(Shown):
     critical: bool = False
     success: bool
     observed: Any = None
+    rule: str = ""
 
 
 class DataDocument(Shown):
@@ -129,6 +131,10 @@ class CheckGroup:
     def critical(self) -> bool:
         return any(check.critical for check in self.checks)
 
+    @property
+    def ruled(self) -> bool:
+        return any(check.rule for check in self.checks)
+
 
 @dataclass(frozen=True)
 class Training:
@@ -163,7 +169,7 @@ def render(summary: Summary, details: Details) -> str:
         "bar": plots.bar,
     }
     page = environment.get_template("report.html.jinja").render(
-        css=Markup(css),
+        css=css,
         style_digest=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
         s=summary,
         d=details,
@@ -177,7 +183,6 @@ def _view(summary: Summary, details: Details) -> dict[str, Any]:
     training = _training(details.verdicts)
     seconds = [step.seconds for step in summary.steps]
     deployment = summary.deployment if summary.status == "deployed" else None
-    callable_ = deployment and deployment.triton_url and details.signature
     classes = summary.data.classes if summary.data else []
     return {
         "rows": rows,
@@ -197,11 +202,22 @@ def _view(summary: Summary, details: Details) -> dict[str, Any]:
         "groups": _check_groups(details.data.checks if details.data else []),
         "balance": _balance(details.data, classes),
         "deployment": deployment,
-        "curl": curl_call(deployment, details.signature) if callable_ else None,
-        "python": python_call(deployment, details.signature, classes) if callable_ else None,
-        "rollback": rollback_commands(deployment) if deployment and deployment.triton_url else None,
+        **_commands(deployment, details.signature, classes),
         "longest": max(seconds, default=0.0) or 1.0,
         "total": sum(seconds),
+    }
+
+
+def _commands(
+    deployment: DeploymentSummary | None, signature: Signature | None, classes: list[str]
+) -> dict[str, str | None]:
+    """Commands to paste, those for which the run knows enough."""
+    if deployment is None or not deployment.triton_url:
+        return {"curl": None, "python": None, "rollback": None}
+    return {
+        "curl": curl_call(deployment, signature) if signature else None,
+        "python": python_call(deployment, signature, classes) if signature else None,
+        "rollback": rollback_commands(deployment),
     }
 
 
@@ -225,7 +241,7 @@ def milliseconds(value: float) -> str:
 
 
 def times(ratio: float) -> str:
-    return f"{significant(ratio)}×"
+    return f"{significant(ratio)}{plots.TIMES}"
 
 
 def size(count: float) -> str:
@@ -256,7 +272,7 @@ def smaller(ratio: float) -> str:
 def brief(value: Any) -> str:
     """Any observed value in at most 160 characters."""
     if value is None:
-        return "–"
+        return NOTHING
     if isinstance(value, float):
         return significant(value, 4)
     words = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
@@ -303,8 +319,8 @@ def _rows(summary: Summary) -> list[Row]:
     """Best first: selected, within budget, on the front, then by speed; not measured last."""
 
     def rank(one: CandidateSummary) -> tuple[bool, bool, bool, bool, float]:
-        best = (one.name == summary.selected, bool(one.within_budget), bool(one.on_front))
-        return (one.accuracy is None, *(not good for good in best), -(one.speedup or 0.0))
+        measured, chosen = one.accuracy is not None, one.name == summary.selected
+        return (not measured, not chosen, not one.within_budget, not one.on_front, -(one.speedup or 0.0))
 
     ordered = sorted(summary.candidates, key=rank)
     return [
@@ -320,35 +336,35 @@ def _cells(one: CandidateSummary, summary: Summary) -> list[Cell]:
         Cell(
             "Accuracy",
             one.accuracy,
-            "–" if one.accuracy is None else percent(one.accuracy),
+            NOTHING if one.accuracy is None else percent(one.accuracy),
             () if drop is None else (points(drop),),
             None if drop is None else drop > budget.accuracy_drop_points,
         ),
         Cell(
             "Speed-up",
             one.speedup,
-            "–" if one.speedup is None else times(one.speedup),
+            NOTHING if one.speedup is None else times(one.speedup),
             (f"{significant(interval[0])} to {significant(interval[1])}",) if interval else (),
             None if budget.speedup is None or one.speedup is None else one.speedup < budget.speedup,
         ),
         Cell(
             "p95",
             latency.p95 if latency else None,
-            milliseconds(latency.p95) if latency else "–",
+            milliseconds(latency.p95) if latency else NOTHING,
             _percentiles(latency) if latency else (),
             None if budget.p95_ms is None or latency is None else latency.p95 > budget.p95_ms,
         ),
         Cell(
             "Size",
             one.size_bytes,
-            "–" if one.size_bytes is None else size(one.size_bytes),
+            NOTHING if one.size_bytes is None else size(one.size_bytes),
             () if one.size_ratio is None else (smaller(one.size_ratio),),
             None if budget.size_kib is None or one.size_bytes is None else one.size_bytes > budget.size_kib * 1024,
         ),
         Cell(
             "Memory",
             memory,
-            "–" if memory is None else size(memory),
+            NOTHING if memory is None else size(memory),
             (),
             None if budget.peak_memory_mib is None or memory is None else memory > budget.peak_memory_mib * 2**20,
         ),
@@ -366,26 +382,27 @@ def _baseline_cells(summary: Summary) -> list[Cell]:
     memory = base.peak_memory_bytes
     return [
         Cell("Accuracy", base.accuracy, percent(base.accuracy)),
-        Cell("Speed-up", 1.0, "1×"),
+        Cell("Speed-up", 1.0, f"1{plots.TIMES}"),
         Cell("p95", base.latency_ms.p95, milliseconds(base.latency_ms.p95), _percentiles(base.latency_ms)),
         Cell("Size", base.size_bytes, size(base.size_bytes)),
-        Cell("Memory", memory, "–" if memory is None else size(memory)),
+        Cell("Memory", memory, NOTHING if memory is None else size(memory)),
     ]
 
 
 def _budget_cells(summary: Summary) -> list[Cell]:
     budget, base = summary.budget, summary.baseline
-    drop = f"{budget.accuracy_drop_points:g} point{'s' if budget.accuracy_drop_points != 1 else ''} lost"
-    least = base.accuracy - budget.accuracy_drop_points / 100 if base else None
+    most = budget.accuracy_drop_points
+    drop = f"≤ {most:g} point{'s' if most != 1 else ''} lost"
+    accuracy = Cell("Accuracy", most, f"≥ {percent(base.accuracy - most / 100)}", (drop,)) if base else None
     limits = [
-        ("Speed-up", budget.speedup, "≥ {:g}×"),
+        ("Speed-up", budget.speedup, "≥ {:g}" + plots.TIMES),
         ("p95", budget.p95_ms, "≤ {:g} ms"),
         ("Size", budget.size_kib, "≤ {:g} KiB"),
         ("Memory", budget.peak_memory_mib, "≤ {:g} MiB"),
     ]
     return [
-        Cell("Accuracy", budget.accuracy_drop_points, f"≤ {drop}" if least is None else f"≥ {percent(least)}", (f"≤ {drop}",)),
-        *(Cell(label, limit, "–" if limit is None else words.format(limit)) for label, limit, words in limits),
+        accuracy or Cell("Accuracy", most, drop),
+        *(Cell(label, limit, NOTHING if limit is None else words.format(limit)) for label, limit, words in limits),
     ]
 
 
@@ -414,10 +431,16 @@ def _point(row: Row) -> plots.Point | None:
     if one.accuracy is None or one.speedup is None or one.size_bytes is None:
         return None
     hint = f"{one.name}: {percent(one.accuracy)}, {times(one.speedup)} faster, {size(one.size_bytes)}"
-    kind = "selected" if row.selected else "front" if one.on_front else "other"
     return plots.Point(
-        row.number, one.name, one.speedup, one.speedup_interval, one.accuracy, one.size_bytes, kind, hint
-    )  # fmt: skip
+        number=row.number,
+        name=one.name,
+        speedup=one.speedup,
+        interval=one.speedup_interval,
+        accuracy=one.accuracy,
+        size_bytes=one.size_bytes,
+        kind="selected" if row.selected else "front" if one.on_front else "other",
+        hint=hint,
+    )
 
 
 def _bubble_key(summary: Summary, rows: Sequence[Row]) -> Markup:

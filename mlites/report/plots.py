@@ -8,6 +8,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
+TIMES = "\N{MULTIPLICATION SIGN}"
 LETTER = 6.7  # average advance of a 12 px sans-serif letter, generous
 LARGEST_BUBBLE = 19.0
 SMALLEST_BUBBLE = 4.0
@@ -19,8 +20,8 @@ MATRIX_WIDTH = 320.0
 def element(tag: str, *children: str, **attributes: object) -> Markup:
     """One SVG element; text and attribute values are escaped, ``font_size`` becomes ``font-size``."""
     pairs = [(key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None]
-    text = Markup().join(Markup(' {}="{}"').format(Markup(key), _shown(value)) for key, value in pairs)
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(tag), text, Markup().join(children))
+    inside = Markup().join(Markup(' {}="{}"').format(key, _shown(value)) for key, value in pairs)
+    return Markup("<{0}{1}>{2}</{0}>").format(tag, inside, Markup().join(children))
 
 
 def _shown(value: object) -> str:
@@ -183,7 +184,7 @@ def _frame(x: Axis, y: Axis, left: float, right: float, top: float, bottom: floa
         parts.append(text(left - 8, y(tick) + 4, f"{100 * tick:.4g}%", "tick", "end"))
     for tick in x.ticks:
         parts.append(line(x(tick), top, x(tick), bottom, "grid"))
-        parts.append(text(x(tick), bottom + 17, f"{tick:g}×", "tick", "middle"))
+        parts.append(text(x(tick), bottom + 17, f"{tick:g}{TIMES}", "tick", "middle"))
     parts.append(line(left, bottom, right, bottom, "axis"))
     parts.append(text(right, bottom + 37, "faster than the baseline →", "name", "end"))
     parts.append(text(left, bottom + 37, "↑ accuracy", "name"))
@@ -216,7 +217,7 @@ def _budget(
             boxes.append(box)
         lines.append(Box(wall, floor - 1, right, floor + 1))
     if speedup is not None:
-        words = f"≥ {speedup:g}×"
+        words = f"≥ {speedup:g}{TIMES}"
         parts += [line(wall, top, wall, floor, "limit"), text(wall + 5, top + 12, words, "limit-name")]
         boxes.append(Box(wall, top, wall + 8 + LETTER * len(words), top + 16))
         lines.append(Box(wall - 1, top, wall + 1, floor))
@@ -267,8 +268,9 @@ def _bubble(point: Point, centre: tuple[float, float], radius: float, x: Axis) -
         parts.append(element("circle", cx=across, cy=down, r=radius + 4, class_="ring"))
     if point.kind == "baseline":
         edge = _edge(point, radius)
-        corners = f"M{across:.2f},{down - edge:.2f}l{edge:.2f},{edge:.2f}l{-edge:.2f},{edge:.2f}l{-edge:.2f},{-edge:.2f}z"
-        parts.append(element("path", d=corners, class_="bubble baseline"))
+        corners = [(across, down - edge), (across + edge, down), (across, down + edge), (across - edge, down)]
+        places = " ".join(f"{x_place:.2f},{y_place:.2f}" for x_place, y_place in corners)
+        parts.append(element("polygon", points=places, class_="bubble baseline"))
     else:
         parts.append(element("circle", cx=across, cy=down, r=radius, class_=f"bubble {point.kind}"))
     return element("g", *parts)
@@ -277,7 +279,7 @@ def _bubble(point: Point, centre: tuple[float, float], radius: float, x: Axis) -
 def _label(
     point: Point, extent: Box, taken: Sequence[Box], lines: Sequence[Box], frame: Box, letters: int
 ) -> tuple[Markup, Box] | None:
-    """The name where it fits beside the bubble, clear of lines if it can be, else its number in the table, else nothing."""
+    """The name where it fits beside the bubble, clear of lines if possible, else its row's number, else nothing."""
     across, down = (extent.left + extent.right) / 2, (extent.top + extent.bottom) / 2
     wide_reach, high_reach = (extent.right - extent.left) / 2, (extent.bottom - extent.top) / 2
     name, gaps = shorten(point.name, letters), (3.0, 10.0, 22.0, 38.0)
@@ -348,7 +350,8 @@ def curves_plot(title: str, epochs: Sequence[int], accuracy: Curve, losses: Sequ
         x = linear_axis(min(epochs), min(epochs) + span, left, right, 3)
         for tick in y.ticks:
             parts.append(line(left, y(tick), right, y(tick), "grid"))
-            parts.append(text(left - 5, y(tick) + 3.5, f"{100 * tick:.4g}" if percent else f"{tick:.3g}", "tick", "end"))
+            words = f"{100 * tick:.4g}" if percent else f"{tick:.3g}"
+            parts.append(text(left - 5, y(tick) + 3.5, words, "tick", "end"))
         parts.append(text(left, bottom + 15, str(min(epochs)), "tick", "middle"))
         if len(epochs) > 1:
             parts.append(text(right, bottom + 15, str(max(epochs)), "tick", "end"))
@@ -433,16 +436,18 @@ def bar(share: float, class_: str = "") -> Markup:
     """A bar of a fraction of its box; decoration beside a number that says the same."""
     fill = element("rect", width=max(min(share, 1.0), 0.0) * 100, height=6, rx=1, class_=f"fill {class_}".strip())
     shape = element("rect", width=100, height=6, rx=1, class_="trough") + fill
-    return Markup('<svg class="bar" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">{}</svg>').format(shape)
+    start = Markup('<svg class="bar" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">')
+    return start + shape + Markup("</svg>")
 
 
 def bubble_key(sizes: Iterable[int], largest: int, words: Callable[[int], str]) -> Markup:
     """Bubbles with their sizes, for the legend."""
+    start = Markup('<span class="key-item"><svg class="key" width="{0:.0f}" height="{0:.0f}" viewBox="{1}"{2}>')
     parts = []
     for size in sizes:
         radius = max(LARGEST_BUBBLE * math.sqrt(size / largest), SMALLEST_BUBBLE)
-        circle = element("circle", cx=radius + 1, cy=radius + 1, r=radius, class_="bubble other")
         edge = 2 * radius + 2
-        drawn = Markup('<svg class="key" width="{0:.0f}" height="{0:.0f}" viewBox="0 0 {0:.2f} {0:.2f}" aria-hidden="true">{1}</svg>')
-        parts.append(Markup('<span class="key-item">{}{}</span>').format(drawn.format(edge, circle), words(size)))
+        parts.append(start.format(edge, f"0 0 {edge:.2f} {edge:.2f}", Markup(' aria-hidden="true"')))
+        parts.append(element("circle", cx=edge / 2, cy=edge / 2, r=radius, class_="bubble other"))
+        parts.append(Markup("</svg>{}</span>").format(words(size)))
     return Markup().join(parts)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mlites.recipe import Budget, Distill, Prune, Quantize, Recipe
+from mlites.recipe import Budget, Recipe
 
 
 class Part(BaseModel):
@@ -149,7 +149,7 @@ def summarize(
         raise ValueError(f"run {run} has no deployment document: give the error that stopped it")
     selection = selection or {}
     measured = {one["candidate"]: one for one in [*verdicts, *selection.get("candidates", [])]}
-    planned = {one.name: {"passes": [describe_pass(step) for step in one.passes]} for one in recipe.candidates}
+    planned = {one.name: {"passes": [step.label for step in one.passes]} for one in recipe.candidates}
     candidates = [{**one, "name": name} for name, one in {**planned, **measured}.items()]
     return Summary.model_validate(
         {
@@ -169,17 +169,6 @@ def summarize(
             "deployment": deployment,
         }
     )
-
-
-def describe_pass(step: Distill | Prune | Quantize) -> str:
-    """A pass in a few words, as in ``prune structured 50%``."""
-    if isinstance(step, Distill):
-        student = step.student
-        size = "-".join(map(str, student.hidden)) if student.family == "mlp" else f"{student.depth}x{student.width}"
-        return f"distill {student.family} {size}"
-    if isinstance(step, Prune):
-        return f"prune {step.method} {step.amount:.0%}"
-    return f"quantize {step.method}" + ("" if step.per_channel else " per tensor")
 
 
 def summary_schema() -> dict[str, Any]:

@@ -102,7 +102,7 @@ def make_verdict(
         "machine": {
             "cpu": "Intel(R) Xeon(R) Processor @ 2.70GHz", "isa": ["avx2", "avx512f", "avx512_vnni", "amx_int8"],
             "cores": 2, "threads": 1, "batch": 1,
-            "packages": {"onnxruntime": "1.31.1", "numpy": "2.4.6", "torch": "2.13.0", "onnx": "1.23.2", "kfp": "2.17.0"},
+            "packages": {"onnxruntime": "1.31.1", "numpy": "2.4.6", "torch": "2.13.0", "onnx": "1.23.2"},
         },
         "baseline": {
             "name": "teacher", "model": digest_json("teacher"), "accuracy": TEACHER["accuracy"],
@@ -179,16 +179,19 @@ def make_deployment(status: str = "deployed") -> dict[str, Any]:
 
 def make_data(classes: list[str]) -> dict[str, Any]:
     checks: list[dict[str, Any]] = [
-        {"name": "expect_table_row_count_to_be_between", "column": None, "critical": True, "success": True, "observed": 1797},
-        {"name": "expect_column_distinct_values_to_equal_set", "column": "label", "critical": True, "success": True,
-         "observed": classes[:12]},
-        {"name": "expect_column_proportion_of_unique_values_to_be_between", "column": "label", "critical": False,
-         "success": False, "observed": 0.0556},
+        {"name": "enough rows", "column": None, "critical": True, "success": True, "observed": "1797",
+         "rule": "at least 20 rows"},
+        {"name": "labels are classes", "column": "label", "critical": True, "success": True,
+         "observed": classes[:12], "rule": "0 to 9"},
+        {"name": "few duplicates", "column": "duplicate share", "critical": False, "success": False,
+         "observed": 0.0556, "rule": "at most 1% of the rows"},
     ]  # fmt: skip
     for index in range(64):
         column = f"pixel_{index}"
-        for name in ("expect_column_values_to_be_between", "expect_column_values_to_not_be_null"):
-            checks.append({"name": name, "column": column, "critical": True, "success": True, "observed": {"min": 0, "max": 255}})
+        for name, rule in (("values in range", "0 to 255"), ("no missing values", "0 nulls")):
+            checks.append(
+                {"name": name, "column": column, "critical": True, "success": True, "observed": "0 to 16", "rule": rule}
+            )
     return {
         "format": "mlites-data-document/1",
         "digest": "d" * 64,
@@ -205,12 +208,22 @@ def make_data(classes: list[str]) -> dict[str, Any]:
     }
 
 
-STEPS = [("prepare-data", 6.41), ("train-teacher", 41.86), ("export", 1.92), ("quantize", 2.31), ("quantize-dynamic", 0.84),
-         ("prune", 9.7), ("distill", 24.05), *((f"validate-{one[0]}", 6.2) for one in CANDIDATES), ("select", 0.21),
-         ("gate", 0.09), ("deploy", 3.37), ("report", 0.62)]  # fmt: skip
+STEPS = [
+    *(
+        ("prepare-data", 6.41),
+        ("train-teacher", 41.86),
+        ("export", 1.92),
+        ("quantize", 2.31),
+        ("quantize-dynamic", 0.84),
+    ),
+    *(("prune", 9.7), ("distill", 24.05), *((f"validate-{one[0]}", 6.2) for one in CANDIDATES), ("select", 0.21)),
+    *(("gate", 0.09), ("deploy", 3.37), ("report", 0.62)),
+]
 
 
-def make_run(status: str = "deployed", candidates: Any = CANDIDATES, classes: list[str] = DIGITS) -> tuple[Summary, Details]:
+def make_run(
+    status: str = "deployed", candidates: Any = CANDIDATES, classes: list[str] = DIGITS
+) -> tuple[Summary, Details]:
     """Summary and details as the runner hands them to the page."""
     recipe = make_recipe(candidates)
     data = make_data(classes)
@@ -233,7 +246,10 @@ def make_run(status: str = "deployed", candidates: Any = CANDIDATES, classes: li
         "git_commit": "e78e25c" + "0" * 33,
         "data": data,
         "verdicts": verdicts,
-        "signature": {"input_shape": [1, 8, 8], "preprocessing": {"scale": 0.00392156862745098, "mean": [0.3053], "std": [0.376]}},
+        "signature": {
+            "input_shape": [1, 8, 8],
+            "preprocessing": {"scale": 0.00392156862745098, "mean": [0.3053], "std": [0.376]},
+        },
     }
     return summary.model_copy(update={"steps": steps, "overhead_seconds": 2.4}), Details.model_validate(details)
 
@@ -244,11 +260,32 @@ def make_failed_run() -> tuple[Summary, Details]:
     verdicts = [make_verdict(*one) for one in CANDIDATES[:3]]
     error = "validate-pruned-int8: MemoryError: cannot allocate 12.0 GiB for the calibration table"
     summary = summarize(
-        "digits-20260512-111500", Recipe.model_validate(recipe), None, None, data, verdicts, error, "validate-pruned-int8"
+        "digits-20260512-111500",
+        Recipe.model_validate(recipe),
+        None,
+        None,
+        data,
+        verdicts,
+        error,
+        "validate-pruned-int8",
     )
     steps = [Step(name=name, seconds=seconds, cached=seconds < 9) for name, seconds in STEPS[:11]]
     details = Details.model_validate({"recipe_yaml": yaml.safe_dump(recipe), "data": data, "verdicts": verdicts})
     return summary.model_copy(update={"steps": steps}), details
+
+
+def make_many(count: int) -> list[tuple[str, list[dict[str, Any]], float, float, int, int]]:
+    """Crowded candidates, one in seventeen of them far off."""
+    generator = np.random.default_rng(3)
+    many = []
+    for index in range(count):
+        accuracy = float(np.clip(0.99 - generator.exponential(0.012) - (0.1 if index % 17 == 5 else 0), 0.1, 1))
+        passes = [HALF | {"amount": round(0.3 + index / 100, 2)}, STATIC]
+        p50, size = 0.13 / math.exp(generator.uniform(-0.5, 3.2)), int(1e6 / math.exp(generator.uniform(0, 4)))
+        many.append(
+            (f"resnet-{index}-pruned-int8" if index % 4 else f"c{index}", passes, accuracy, p50, size, 80_000_000)
+        )
+    return many
 
 
 @pytest.fixture
@@ -259,3 +296,8 @@ def run() -> Callable[..., tuple[Summary, Details]]:
 @pytest.fixture
 def failed_run() -> tuple[Summary, Details]:
     return make_failed_run()
+
+
+@pytest.fixture
+def many() -> Callable[[int], Any]:
+    return make_many

@@ -1,0 +1,319 @@
+import base64
+import hashlib
+import itertools
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import mlites.report.html as module
+from mlites.report.html import Details, brief, duration, milliseconds, points, render, significant, size, smaller
+from mlites.report.summary import CandidateSummary, Summary
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+HOSTILE = "</style></title><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{ 7*7 }}\x00\x1b\ud800&#x202e;"
+
+
+class Page(HTMLParser):
+    """Elements with their text; fails on tags that do not nest."""
+
+    def __init__(self, content):
+        super().__init__(convert_charrefs=True)
+        self.open, self.elements, self.words = [], [], []
+        self.feed(content)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+SHAPES = ["deployed", "rejected", "failed", "one", "forty", "hundred"]
+
+
+@pytest.fixture(params=SHAPES)
+def shape(request, run, failed_run, many):
+    return {
+        "deployed": run,
+        "rejected": lambda: run("rejected"),
+        "failed": lambda: failed_run,
+        "one": lambda: run(candidates=many(1), classes=["cat", "dog"]),
+        "forty": lambda: run(candidates=many(40)),
+        "hundred": lambda: run(classes=[f"class number {index}" for index in range(100)]),
+    }[request.param]()
+
+
+def test_page_is_well_formed_and_self_contained(shape):
+    content = render(*shape)
+    page = Page(content)
+    assert {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "img", "base", "form"} == set()
+    for tag, attributes in page.elements:
+        assert not {"src", "srcset", "style", "data", "action"} & set(attributes), (tag, attributes)
+        assert not any(name.startswith("on") for name in attributes)
+        assert attributes.get("href", "#").startswith("#")
+    style = re.search(r"<style>(.*?)</style>", content, re.S)[1]
+    assert "url(" not in style and "@import" not in style and "<" not in style
+    assert "&lt;svg" not in content and "Undefined" not in content
+
+
+def test_policy_allows_the_one_style_sheet_and_nothing_else(run):
+    content = render(*run())
+    style = re.search(r"<style>(.*?)</style>", content, re.S)[1]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = next(one["content"] for one in Page(content).all("meta") if "http-equiv" in one)
+    assert f"style-src 'sha256-{digest}'" in policy and policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy and "script-src" not in policy
+
+
+def test_headings_anchors_and_pictures_can_be_followed_without_eyes(shape):
+    page = Page(render(*shape))
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {one["href"][1:] for one in page.all("a")} <= set(ids)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert all(one.get("aria-label") or one.get("aria-hidden") for one in page.all("svg"))
+    assert all(one.get("scope") in ("col", "row") for one in page.all("th"))
+    assert all(one.get("aria-labelledby") in ids for one in page.all("section"))
+
+
+def test_equal_input_gives_equal_bytes_also_from_a_file(shape):
+    summary, details = shape
+    again = Summary.model_validate_json(json.dumps(summary.model_dump(mode="json")))
+    stored = Details.model_validate_json(json.dumps(details.model_dump(mode="json")))
+    assert render(summary, details) == render(again, stored) == render(summary, details)
+
+
+def rows(content):
+    """Candidate -> numbers of its row, in the order of the columns."""
+    found = {}
+    for row in re.findall(r'<tr role="row" class="candidate.*?</tr>', content, re.S):
+        name = re.search(r'data-candidate="([^"]*)"', row)[1]
+        found[name] = [float(value) for value in re.findall(r'<data value="([^"]*)"', row)]
+    return found
+
+
+def test_table_holds_every_candidate_with_the_summarys_numbers(shape):
+    summary, details = shape
+    table = rows(render(summary, details))
+    assert set(table) == {one.name for one in summary.candidates}
+    for one in summary.candidates:
+        latency = one.latency_ms.p95 if one.latency_ms else None
+        expected = [one.accuracy, one.speedup, latency, one.size_bytes, one.peak_memory_bytes]
+        assert table[one.name] == [value for value in expected if value is not None]
+
+
+def test_verdict_comes_first_with_what_was_gained(run):
+    page = Page(render(*run()))
+    start = page.text[: page.text.index("Accuracy, speed and size")]
+    assert "Deployed" in start and "student-int8 now answers as digits , version 3" in start
+    assert "99.2% 98.06% against 98.89%" in start  # 0.9806 / 0.9889
+    assert "7.21×" in start and "faster" in start  # noqa: RUF001
+    assert "97%" in start and "smaller" in start
+    assert "meets every line of the budget" in start
+
+
+def test_a_rejected_run_says_that_nothing_changed_and_why(run):
+    page = Page(render(*run("rejected")))
+    assert "Rejected Nothing was deployed; what Triton served before, it still serves." in page.text
+    assert "speed-up 7.2x is below 40x" in page.text and "the budget asks for 40x" in page.text
+    assert "Call it" not in page.text and "Take it back" not in page.text
+
+
+def test_a_failed_run_says_what_failed_and_where(failed_run):
+    page = Page(render(*failed_run))
+    assert "Failed The run stopped at the step validate-pruned-int8" in page.text
+    assert "MemoryError: cannot allocate 12.0 GiB" in page.text
+    assert page.text.count("not measured") == 5 and page.text.count("not judged") == 3
+    assert "✕ failed" in page.text
+
+
+def test_a_run_that_knows_nothing_has_a_page(failed_run):
+    summary, _ = failed_run
+    empty = summary.model_copy(
+        update={"candidates": [CandidateSummary(name="a", passes=["quantize static"])], "baseline": None, "data": None}
+        | {"environment": None, "steps": [], "failed_step": None, "error": None}
+    )
+    page = Page(render(empty, Details()))
+    assert "Failed The run stopped. Below" in page.text and "No checks were recorded." in page.text
+    assert "Nothing about the data is known" in page.text
+
+
+def test_hostile_text_stays_text(run):
+    summary, details = run(classes=[HOSTILE, "b"])
+    candidates = [one.model_copy(update={"reasons": [HOSTILE]}) for one in summary.candidates]
+    candidates[0] = candidates[0].model_copy(update={"name": HOSTILE, "passes": [HOSTILE]})
+    environment = summary.environment.model_copy(update={"cpu": HOSTILE, "packages": {HOSTILE: HOSTILE}})
+    deployment = summary.deployment.model_copy(
+        update={"model": HOSTILE, "triton_url": f"http://{HOSTILE}", "repository": HOSTILE, "grpc_url": HOSTILE}
+    )
+    summary = summary.model_copy(
+        update={"run": HOSTILE, "recipe": HOSTILE, "selected": HOSTILE, "reason": HOSTILE, "candidates": candidates}
+        | {"environment": environment, "deployment": deployment}
+        | {"steps": [one.model_copy(update={"name": HOSTILE}) for one in summary.steps]}
+    )
+    check = {"name": HOSTILE, "column": HOSTILE, "success": False, "observed": {HOSTILE: HOSTILE}, "rule": HOSTILE}
+    data = details.data.model_copy(update={"source": HOSTILE, "checks": [module.Check.model_validate(check)]})
+    details = details.model_copy(update={"recipe_yaml": HOSTILE, "git_commit": HOSTILE, "data": data})
+    for status in ("deployed", "rejected", "failed"):
+        content = render(
+            summary.model_copy(update={"status": status, "error": HOSTILE, "failed_step": HOSTILE}), details
+        )
+        page = Page(content)
+        assert not page.all("script") and not page.all("img") and len(page.all("style")) == 1
+        assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+        assert "{{ 7*7 }}" in page.text and "alert(1)" in page.text
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", content)
+        content.encode()
+
+
+def test_names_as_long_as_they_may_be_are_shown_whole(run, many):
+    name = "a" * 63
+    summary, details = run(candidates=[(name, *many(1)[0][1:])], classes=["x" * 90, "y"])
+    page = Page(render(summary, details))
+    assert name in page.text and "x" * 90 in page.text
+
+
+def test_shared_training_is_drawn_once(run):
+    summary, details = run()
+    titles = [
+        one["aria-label"] for one in Page(render(summary, details)).all("svg") if "losses" in one.get("aria-label", "")
+    ]
+    assert [title.split(":")[0] for title in titles] == ["Teacher", "Prune", "Prune", "Distill", "Distill"]
+
+
+def test_many_trainings_and_steps_are_folded_away(run, many):
+    summary, details = run(candidates=many(40))
+    steps = [step.model_copy(update={"name": f"s{index}"}) for index, step in enumerate(summary.steps * 3)]
+    page = Page(render(summary.model_copy(update={"steps": steps}), details))
+    assert "32 more" in page.text and f"All {len(steps)}, in order" in page.text
+
+
+def test_mistakes_are_counted_per_pair_of_classes(run):
+    summary, details = run()
+    counts = next(one.confusion for one in details.verdicts if one.candidate == "student-int8")
+    wrong = [(count, r, c) for r, row in enumerate(counts) for c, count in enumerate(row) if r != c and count]
+    text = Page(render(summary, details)).text
+    assert all(f"true {r}, predicted {c}: {count} (" in text for count, r, c in wrong)
+    assert "Most frequent mistakes of student-int8" in text
+
+
+def test_no_mistakes_are_said_to_be_none(run):
+    summary, details = run()
+    perfect = [[36 if row == column else 0 for column in range(10)] for row in range(10)]
+    verdicts = [one.model_copy(update={"confusion": perfect}) for one in details.verdicts]
+    assert (
+        "No mistakes on the test rows." in Page(render(summary, details.model_copy(update={"verdicts": verdicts}))).text
+    )
+
+
+def test_a_matrix_that_does_not_fit_the_classes_is_left_out(run):
+    summary, details = run()
+    verdicts = [one.model_copy(update={"confusion": [[1]]}) for one in details.verdicts]
+    page = Page(render(summary, details.model_copy(update={"verdicts": verdicts})))
+    assert "Confusion matrix of student-int8" not in str(page.elements)
+    assert "Confusion matrix of teacher" in str(page.elements)
+
+
+def test_failed_checks_come_first_and_open(run):
+    content = render(*run())
+    names = re.findall(r'class="check-name">([^<]*)<', content)
+    assert names == ["few duplicates", "enough rows", "labels are classes", "values in range", "no missing values"]
+    assert content.index("<details open>") < content.index("few duplicates") < content.index("enough rows")
+    assert "✕ 1 of 1 failed" in content and "at most 1% of the rows" in content
+
+
+def test_a_huge_group_of_checks_is_cut_with_its_failures_kept(run):
+    summary, details = run()
+    checks = [module.Check(name="range", column=f"c{index}", success=index != 299) for index in range(300)]
+    page = Page(
+        render(summary, details.model_copy(update={"data": details.data.model_copy(update={"checks": checks})}))
+    )
+    assert "c299" in page.text and "and 200 more" in page.text
+
+
+def test_first_version_has_nothing_to_go_back_to(run):
+    summary, details = run()
+    first = summary.deployment.model_copy(update={"version": 1, "previous_version": None})
+    page = Page(render(summary.model_copy(update={"deployment": first}), details))
+    assert "This is the first version" in page.text and "/v2/repository/models/digits/unload" in page.text
+
+
+def test_without_an_address_no_commands_are_made_up(run):
+    summary, details = run()
+    silent = summary.deployment.model_copy(update={"triton_url": None})
+    page = Page(render(summary.model_copy(update={"deployment": silent}), details))
+    assert "curl" not in page.text and "Serving" in page.text
+
+
+def luminance(colour):
+    channels = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_colours_have_the_contrast_of_wcag_aa(dark):
+    css = Path(module.__file__).with_name("report.css").read_text()
+    blocks = re.findall(r":root \{(.*?)\}", css, re.S)
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", blocks[int(dark)]))
+    pairs = [(text, ground) for text in ("ink", "soft", "accent", "good", "bad", "warn") for ground in ("page", "card")]
+    pairs += [("good", "good-soft"), ("bad", "bad-soft"), ("accent", "accent-soft"), ("soft", "trough")]
+    pairs += [("ink", "code"), ("soft", "good-soft"), ("ink", "good-soft"), ("on", "good"), ("bad", "good-soft")]
+    for text, ground in pairs:
+        light, deep = sorted((luminance(colours[text]), luminance(colours[ground])), reverse=True)
+        assert (light + 0.05) / (deep + 0.05) >= 4.5, (text, ground)
+
+
+@pytest.mark.parametrize(
+    "shown, expected",
+    [
+        (size(0), "0 B"), (size(1023), "1023 B"), (size(1024), "1 KiB"), (size(31_377), "30.6 KiB"),
+        (size(5 * 2**20), "5 MiB"), (size(3.5 * 2**30), "3.50 GiB"), (milliseconds(0.0182), "18.2 µs"),
+        (milliseconds(1.5), "1.50 ms"), (milliseconds(1234.5), "1,234 ms"), (duration(0.02), "20 ms"),
+        (duration(59.94), "59.9 s"), (duration(125), "2 min 05 s"), (duration(7260), "2 h 01 min"),
+        (points(0.83), "−0.83 points"), (points(-0.1), "+0.10 points"), (points(0.001), "±0 points"),  # noqa: RUF001
+        (smaller(4.0), "75% smaller"), (smaller(0.8), "25% larger"), (significant(0), "0"),
+        (brief(None), "–"), (brief(0.05561), "0.05561"), (brief({"b": 1, "a": [2]}), '{"a": [2], "b": 1}'),  # noqa: RUF001
+    ],
+)  # fmt: skip
+def test_numbers_are_worded(shown, expected):
+    assert shown == expected
+
+
+def test_a_slower_and_larger_candidate_is_called_that(run):
+    summary, details = run()
+    worse = summary.selected_candidate.model_copy(update={"speedup": 0.5, "size_ratio": 0.5, "accuracy": 0.2})
+    others = [one for one in summary.candidates if one.name != worse.name]
+    page = Page(render(summary.model_copy(update={"candidates": [worse, *others]}), details))
+    start = page.text[: page.text.index("Accuracy, speed and size")]
+    assert "slower 2.00×" in start and "larger 100%" in start  # noqa: RUF001
+
+
+def test_an_uncomfortable_training_history_is_still_drawn(run):
+    summary, details = run()
+    step = module.Provenance(step="prune", history=[module.Epoch(epoch=1, train_loss=float("nan"))])
+    verdicts = [one.model_copy(update={"provenance": [step]}) for one in details.verdicts]
+    assert "not recorded" in Page(render(summary, details.model_copy(update={"verdicts": verdicts}))).text
