@@ -17,10 +17,11 @@ def decline(selection: str, model: str, store: str) -> str:
     Returns:
         Digest of the deployment document.
     """
-    from mlites.serving.deploy import declined
-    from mlites.storage import Store
     from mlites.task import task
 
     with task():
+        from mlites.serving.deploy import declined
+        from mlites.storage import Store
+
         documents = Store.open(store)
         return documents.put_document(declined(documents.get_document(selection), model))

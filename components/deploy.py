@@ -25,19 +25,23 @@ def deploy(
     Returns:
         Digest of the deployment document.
     """
-    import tempfile
-    from pathlib import Path
-
-    from mlites.data.dataset import Dataset
-    from mlites.recipe import Serving
-    from mlites.serving.deploy import deploy
-    from mlites.storage import Store
     from mlites.task import task
 
-    with task(), tempfile.TemporaryDirectory() as work:
-        documents = Store.open(store)
-        digest = documents.get_document(selection)["model"]
-        folder = Path(work) / "model"
-        documents.get_folder(f"models/{digest}", folder)
-        samples, _ = Dataset.load(Path(dataset.path)).arrays("test")
-        return documents.put_document(deploy(documents, folder, model, Serving.model_validate(serving), samples[:16]))
+    with task():
+        import tempfile
+        from pathlib import Path
+
+        from mlites.data.dataset import Dataset
+        from mlites.recipe import Serving
+        from mlites.serving.deploy import deploy
+        from mlites.storage import Store
+
+        with tempfile.TemporaryDirectory() as work:
+            documents = Store.open(store)
+            digest = documents.get_document(selection)["model"]
+            folder = Path(work) / "model"
+            documents.get_folder(f"models/{digest}", folder)
+            samples, _ = Dataset.load(Path(dataset.path)).arrays("test")
+            return documents.put_document(
+                deploy(documents, folder, model, Serving.model_validate(serving), samples[:16])
+            )

@@ -26,15 +26,16 @@ def distill(
         model: Model folder.
         metrics: Accuracy on the validation split.
     """
-    from pathlib import Path
-
-    from components.artifacts import describe
-    from mlites.compression.steps import distill
-    from mlites.data.dataset import Dataset
-    from mlites.recipe import Distill
     from mlites.task import task
 
     with task() as checkpoint:
+        from pathlib import Path
+
+        from components.artifacts import describe
+        from mlites.compression.steps import distill
+        from mlites.data.dataset import Dataset
+        from mlites.recipe import Distill
+
         settings, data = Distill.model_validate(options), Dataset.load(Path(dataset.path))
         card = distill(Path(parent.path), data, settings, seed, Path(model.path), checkpoint)
         describe(card, model, metrics)

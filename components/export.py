@@ -22,13 +22,14 @@ def export(
         model: Model folder with model.onnx.
         metrics: Largest difference between the two.
     """
-    from pathlib import Path
-
-    from components.artifacts import describe
-    from mlites.compression.steps import export
-    from mlites.data.dataset import Dataset
     from mlites.task import task
 
     with task():
+        from pathlib import Path
+
+        from components.artifacts import describe
+        from mlites.compression.steps import export
+        from mlites.data.dataset import Dataset
+
         card = export(Path(parent.path), Dataset.load(Path(dataset.path)), Path(model.path))
         describe(card, model, metrics)

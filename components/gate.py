@@ -16,8 +16,9 @@ def gate(selection: str, store: str) -> bool:
     Returns:
         True if every line of the budget is met.
     """
-    from mlites.storage import Store
     from mlites.task import task
 
     with task():
+        from mlites.storage import Store
+
         return bool(Store.open(store).get_document(selection)["within_budget"])

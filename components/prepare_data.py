@@ -30,19 +30,21 @@ def prepare_data(
         dataset: Folder with one safetensors file a split, its description and its profile.
         quality: The checks, as a page.
     """
-    import tempfile
-    from pathlib import Path
-
-    from mlites.data.prepare import prepare
-    from mlites.files import canonical_json, write_atomically
-    from mlites.recipe import Data
-    from mlites.storage import fetch
     from mlites.task import task
 
-    with task(), tempfile.TemporaryDirectory() as work:
-        source = fetch(path, Path(work) / "source") if path else None
-        earlier = fetch(reference, Path(work) / "reference") if reference else None
-        data = Data.model_validate(options | {"path": path or None, "reference": reference or None})
-        document = prepare(data, task_kind or None, seed, source, Path(dataset.path), Path(quality.path), earlier)
-        write_atomically(Path(dataset.path) / "document.json", canonical_json(document))
-        dataset.metadata["digest"] = document["digest"]
+    with task():
+        import tempfile
+        from pathlib import Path
+
+        from mlites.data.prepare import prepare
+        from mlites.files import canonical_json, write_atomically
+        from mlites.recipe import Data
+        from mlites.storage import fetch
+
+        with tempfile.TemporaryDirectory() as work:
+            source = fetch(path, Path(work) / "source") if path else None
+            earlier = fetch(reference, Path(work) / "reference") if reference else None
+            data = Data.model_validate(options | {"path": path or None, "reference": reference or None})
+            document = prepare(data, task_kind or None, seed, source, Path(dataset.path), Path(quality.path), earlier)
+            write_atomically(Path(dataset.path) / "document.json", canonical_json(document))
+            dataset.metadata["digest"] = document["digest"]

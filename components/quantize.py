@@ -24,15 +24,16 @@ def quantize(
         model: Model folder with the INT8 model.onnx.
         metrics: Accuracy on the validation split.
     """
-    from pathlib import Path
-
-    from components.artifacts import describe
-    from mlites.compression.steps import quantize
-    from mlites.data.dataset import Dataset
-    from mlites.recipe import Quantize
     from mlites.task import task
 
     with task():
+        from pathlib import Path
+
+        from components.artifacts import describe
+        from mlites.compression.steps import quantize
+        from mlites.data.dataset import Dataset
+        from mlites.recipe import Quantize
+
         settings, data = Quantize.model_validate(options), Dataset.load(Path(dataset.path))
         card = quantize(Path(parent.path), data, settings, Path(model.path))
         describe(card, model, metrics)

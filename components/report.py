@@ -32,21 +32,23 @@ def report(
     Returns:
         page: The report.
     """
-    import shutil
-    import tempfile
-    from pathlib import Path
-
-    from mlites.files import write_atomically
-    from mlites.recipe import Recipe
-    from mlites.report.publish import write_run
-    from mlites.storage import Store
     from mlites.task import task
 
-    with task(), tempfile.TemporaryDirectory() as work:
-        documents, folder = Store.open(store), Path(work)
-        write_run(
-            documents, run or job, Recipe.model_validate(recipe), selection, deployment, Path(dataset.path), folder
-        )
-        shutil.copyfile(quality.path, folder / "data-quality.html")
-        write_atomically(Path(page.path), (folder / "report.html").read_bytes())
-        documents.put_folder(f"runs/{run or job}", folder)
+    with task():
+        import shutil
+        import tempfile
+        from pathlib import Path
+
+        from mlites.files import write_atomically
+        from mlites.recipe import Recipe
+        from mlites.report.publish import write_run
+        from mlites.storage import Store
+
+        with tempfile.TemporaryDirectory() as work:
+            documents, folder = Store.open(store), Path(work)
+            write_run(
+                documents, run or job, Recipe.model_validate(recipe), selection, deployment, Path(dataset.path), folder
+            )
+            shutil.copyfile(quality.path, folder / "data-quality.html")
+            write_atomically(Path(page.path), (folder / "report.html").read_bytes())
+            documents.put_folder(f"runs/{run or job}", folder)

@@ -19,12 +19,13 @@ def select(verdicts: List[str], budget: dict, store: str) -> str:  # type: ignor
     Returns:
         Digest of the selection document.
     """
-    from mlites.hardware.selection import select
-    from mlites.recipe import Budget
-    from mlites.storage import Store
     from mlites.task import task
 
     with task():
+        from mlites.hardware.selection import select
+        from mlites.recipe import Budget
+        from mlites.storage import Store
+
         documents = Store.open(store)
         selection = select([documents.get_document(digest) for digest in verdicts], Budget.model_validate(budget))
         print(selection["reason"])

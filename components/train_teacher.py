@@ -28,18 +28,20 @@ def train_teacher(
         model: Model folder of the teacher.
         metrics: Accuracy on the validation split.
     """
-    import tempfile
-    from pathlib import Path
-
-    from components.artifacts import describe
-    from mlites.compression.steps import train_teacher
-    from mlites.data.dataset import Dataset
-    from mlites.recipe import Teacher
-    from mlites.storage import fetch
     from mlites.task import task
 
-    with task() as checkpoint, tempfile.TemporaryDirectory() as work:
-        given = fetch(path, Path(work) / "teacher") if path else None
-        teacher, data = Teacher.model_validate(options), Dataset.load(Path(dataset.path))
-        card = train_teacher(teacher, data, seed, Path(model.path), given, checkpoint)
-        describe(card, model, metrics)
+    with task() as checkpoint:
+        import tempfile
+        from pathlib import Path
+
+        from components.artifacts import describe
+        from mlites.compression.steps import train_teacher
+        from mlites.data.dataset import Dataset
+        from mlites.recipe import Teacher
+        from mlites.storage import fetch
+
+        with tempfile.TemporaryDirectory() as work:
+            given = fetch(path, Path(work) / "teacher") if path else None
+            teacher, data = Teacher.model_validate(options), Dataset.load(Path(dataset.path))
+            card = train_teacher(teacher, data, seed, Path(model.path), given, checkpoint)
+            describe(card, model, metrics)

@@ -33,16 +33,17 @@ def validate(
         Digest of the verdict document.
         metrics: Accuracy, speed and size.
     """
-    from pathlib import Path
-
-    from mlites.data.dataset import Dataset
-    from mlites.files import write_atomically
-    from mlites.hardware.validate import validate
-    from mlites.recipe import Hardware
-    from mlites.storage import Store
     from mlites.task import task
 
     with task():
+        from pathlib import Path
+
+        from mlites.data.dataset import Dataset
+        from mlites.files import write_atomically
+        from mlites.hardware.validate import validate
+        from mlites.recipe import Hardware
+        from mlites.storage import Store
+
         profile, data = Hardware.model_validate(hardware), Dataset.load(Path(dataset.path))
         verdict = validate(Path(candidate.path), Path(baseline.path), data, profile, name, list(passes))
         for key in ("accuracy", "accuracy_drop_points", "speedup", "size_ratio"):

@@ -40,6 +40,7 @@ class Outcome:
 
     seconds: dict[str, float] = field(default_factory=dict)
     cached: list[str] = field(default_factory=list)
+    running: str | None = None
     error: str | None = None
     failed_step: str | None = None
     wrong_input: bool = False
@@ -66,7 +67,7 @@ def run_recipe(recipe: Recipe, *, fresh: bool = False) -> tuple[int, Summary, Pa
     Raises:
         InputError: something is wrong that shows before the first step, or another run is under way.
     """
-    begin = time.monotonic()
+    begin, wall = time.monotonic(), time.time()
     home = Path(os.environ.get("MLITES_HOME", ".mlites")).resolve()
     digests = _digests(recipe)
     with _only_run(home):
@@ -95,6 +96,7 @@ def run_recipe(recipe: Recipe, *, fresh: bool = False) -> tuple[int, Summary, Pa
                 (folder / "manifest.json").unlink(missing_ok=True)
                 summary = finish_run(folder, steps, _overhead(begin, steps))
             else:
+                _keep_quality_page(home, folder, wall)
                 summary = failed_run(
                     folder, run, recipe, outcome.error, outcome.failed_step, steps, _overhead(begin, steps)
                 )
@@ -194,6 +196,13 @@ def _overhead(begin: float, steps: list[Step]) -> float:
     return round(time.monotonic() - begin - sum(step.seconds for step in steps), 3)
 
 
+def _keep_quality_page(home: Path, folder: Path, since: float) -> None:
+    """A failed run's data checks, if it came that far: they may be why it failed."""
+    for page in home.glob("artifacts/*/prepare-data/quality"):
+        if page.stat().st_mtime >= since:
+            shutil.copyfile(page, folder / "data-quality.html")
+
+
 def _move(folder: Path, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
     try:
@@ -270,7 +279,8 @@ def _run_worker(
             if outcome.error is not None:
                 break
         if outcome.error is None and process.wait() != 0:
-            outcome.error = f"the pipeline ended with exit code {process.returncode}; the log has more"
+            outcome.error = f"the pipeline ended with exit code {process.returncode}; run.log has more"
+            outcome.failed_step = outcome.running
     except KeyboardInterrupt:
         outcome.error = "interrupted"
     finally:
@@ -301,6 +311,7 @@ def _take(event: dict[str, Any], outcome: Outcome, labels: dict[str, str], progr
         labels.update(event["steps"])
         progress.expect(len(event["steps"]))
     elif kind == "start":
+        outcome.running = label
         progress.begin(label)
     elif kind == "cached":
         outcome.cached.append(step)
