@@ -49,11 +49,11 @@ def read_parquet(path: Path | None, options: Data) -> RawData:
     assert path is not None  # noqa: S101 the recipe sees to it
     _check_file(path)
     try:
-        with parquet.ParquetFile(path, memory_map=False, read_dictionary=[options.label]) as file:
-            schema = file.schema_arrow
-            _check_names(schema.names, options.label, path)
-            for field in schema:
-                _check_type(field, options.label, path)
+        schema = parquet.read_schema(path)
+        _check_names(schema.names, options.label, path)
+        for field in schema:
+            _check_type(field, options.label, path)
+        with parquet.ParquetFile(path, read_dictionary=[options.label]) as file:  # a text repeated is stored once
             within_limit(file.metadata.num_rows * len(schema) * 8, path)
             batches = []
             size = 0
@@ -140,13 +140,13 @@ def _text_to_labels(texts: list[str], place: str) -> NDArray[Any]:
     distinct = set(texts)
     if all(re.fullmatch(r"0|-?[1-9]\d{0,17}", text) for text in distinct):
         return np.array([int(text) for text in texts], np.int64)
-    if all(_is_fraction(text) for text in distinct):
-        example = min(text for text in distinct if not text.isdecimal())
-        raise InputError(f"{place}: labels must be whole numbers or names, got {example[:40]!r}")
+    fractions = sorted(text for text in distinct if not re.fullmatch(r"[+-]?\d+", text))
+    if fractions and all(_is_number(text) for text in distinct):
+        raise InputError(f"{place}: labels must be whole numbers or names, got {fractions[0][:40]!r}")
     return np.array(texts)
 
 
-def _is_fraction(text: str) -> bool:
+def _is_number(text: str) -> bool:
     return re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*|[+-]?(nan|inf)", text) is not None
 
 
