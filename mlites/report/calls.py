@@ -88,7 +88,8 @@ def rollback_commands(deployment: DeploymentSummary) -> str:
     pointer = shlex.quote(f"{deployment.repository}/config.pbtxt")
     ready = f"{base}/v2/models/{quote(deployment.model, errors='replace')}/versions/{earlier}/ready"
     return (
-        "# 1. point config.pbtxt at the version before; the version folders stay as they are\n"
+        "# 1. point config.pbtxt at the version before (with the keys and AWS_ENDPOINT_URL of the store);\n"
+        "#    the version folders stay as they are\n"
         f"aws s3 cp {pointer} config.pbtxt\n"
         f"sed -i -E 's/versions: *(\\[[^]]*\\]|[0-9]+)/versions: [{earlier}]/' config.pbtxt\n"
         f"aws s3 cp config.pbtxt {pointer}\n\n"

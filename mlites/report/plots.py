@@ -218,8 +218,10 @@ def _budget(
         lines.append(Box(wall, floor - 1, right, floor + 1))
     if speedup is not None:
         words = f"≥ {speedup:g}{TIMES}"
-        parts += [line(wall, top, wall, floor, "limit"), text(wall + 5, top + 12, words, "limit-name")]
-        boxes.append(Box(wall, top, wall + 8 + LETTER * len(words), top + 16))
+        wide = LETTER * len(words) + 8
+        start = wall if wall + wide <= right else wall - wide
+        parts += [line(wall, top, wall, floor, "limit"), text(start + 5, top + 12, words, "limit-name")]
+        boxes.append(Box(start, top, start + wide, top + 16))
         lines.append(Box(wall - 1, top, wall + 1, floor))
     return Markup().join(parts), boxes, lines
 

@@ -86,6 +86,13 @@ def test_labels_of_the_front_do_not_collide(width, height, count):
         assert right <= other_left or other_right <= left or abs(y - other_y) >= 10
 
 
+@pytest.mark.parametrize("least", [1.2, 40.0])
+def test_words_of_the_budget_stay_in_the_picture(least):
+    drawn = front_plot(crowd(3), 330, 380, 0.97, least)
+    word = next(one for one in texts(drawn) if one.text.startswith(f"≥ {least:g}"))
+    assert 0 <= float(word.get("x")) <= 330 - 5.2 * len(word.text)
+
+
 def test_selected_and_baseline_are_always_named():
     words = [one.text for one in texts(front_plot(crowd(40), 330, 380, None, None))]
     assert "teacher" in words and "candidate-4" in words
