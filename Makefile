@@ -1,6 +1,7 @@
 # run: the main job. test: all tests. The first use builds .venv.
 # Where PyTorch's own wheels are wanted (CPU only, or a CUDA version): make run TORCH_INDEX=<that index's address>
 PYTHON ?= python3
+RECIPE ?= digits
 VENV := .venv
 BIN := $(VENV)/bin
 export ORT_DISABLE_TELEMETRY := 1
@@ -18,7 +19,7 @@ check: $(VENV)/ready
 	$(MAKE) test
 
 bench: $(VENV)/ready
-	$(BIN)/python -m tests.benchmarks.front
+	$(BIN)/python -m tests.benchmarks.front $(RECIPE)
 
 clean:
 	-test -x $(BIN)/mlites && $(BIN)/mlites stack down

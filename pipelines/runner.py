@@ -94,7 +94,7 @@ def run_recipe(recipe: Recipe, *, fresh: bool = False) -> tuple[int, Summary, Pa
                 for path in (work / "published").iterdir():
                     path.replace(folder / path.name)
                 (folder / "manifest.json").unlink(missing_ok=True)
-                summary = finish_run(folder, steps, _overhead(begin, steps))
+                summary = finish_run(folder, steps, _overhead(begin, steps), _git_commit())
             else:
                 _keep_quality_page(home, folder, wall)
                 summary = failed_run(
@@ -194,6 +194,16 @@ def _timed(outcome: Outcome, name: str, progress: Progress, labels: dict[str, st
 
 def _overhead(begin: float, steps: list[Step]) -> float:
     return round(time.monotonic() - begin - sum(step.seconds for step in steps), 3)
+
+
+def _git_commit() -> str | None:
+    """The commit of the folder where the user stands, if it is under git."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
 
 
 def _keep_quality_page(home: Path, folder: Path, since: float) -> None:

@@ -33,9 +33,7 @@ def write_run(
     verdicts = [store.get_document(digest) for digest in selected["verdicts"]]
     data = Dataset.load(dataset)
     document = json.loads((dataset / "document.json").read_bytes())
-    signature = Signature(
-        input_shape=list(data.input_shape), classes=list(data.classes), preprocessing=data.preprocessing.to_json()
-    )
+    signature = Signature(input_shape=list(data.input_shape), preprocessing=data.preprocessing.to_json())
     details = {
         "recipe_yaml": _recipe_yaml(recipe),
         "code_digest": os.environ.get("MLITES_CODE"),
@@ -48,11 +46,12 @@ def write_run(
     return summary
 
 
-def finish_run(folder: Path, steps: list[Step], overhead_seconds: float) -> Summary:
+def finish_run(folder: Path, steps: list[Step], overhead_seconds: float, git_commit: str | None) -> Summary:
     """Add what only the runner knows to the files that `write_run` wrote."""
     summary = Summary.model_validate_json((folder / "summary.json").read_bytes())
     summary = summary.model_copy(update={"steps": steps, "overhead_seconds": overhead_seconds})
-    _write(folder, summary, Details.model_validate_json((folder / "details.json").read_bytes()))
+    details = Details.model_validate_json((folder / "details.json").read_bytes())
+    _write(folder, summary, details.model_copy(update={"git_commit": git_commit}))
     return summary
 
 
