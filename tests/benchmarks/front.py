@@ -27,7 +27,8 @@ def show(summary: Summary, console: Console) -> None:
     """Print every candidate against the baseline."""
     assert summary.baseline is not None
     base = summary.baseline
-    title = f"{summary.recipe}: baseline {base.accuracy:.2%}, p50 {base.latency_ms.p50:.3f} ms, {base.size_bytes / 1024:.0f} KiB"
+    figures = f"{base.accuracy:.2%}, p50 {base.latency_ms.p50:.3f} ms, {base.size_bytes / 1024:.0f} KiB"
+    title = f"{summary.recipe}: baseline {figures}"
     table = Table("candidate", "kept", "faster", "95% interval", "smaller", "p95 ms", "front", "budget", title=title)
     for one in sorted(summary.candidates, key=lambda one: -(one.speedup or 0)):
         values: Any = one

@@ -44,12 +44,13 @@ def test_the_selected_candidate_keeps_98_percent_is_4x_faster_and_75_percent_sma
 def test_the_served_version_reads_digits(summary: dict[str, Any], workplace: Workplace, protocol: str) -> None:
     served = summary["deployment"]
     client_module: Any = {"http": tritonclient.http, "grpc": tritonclient.grpc}[protocol]
-    client = client_module.InferenceServerClient(served[{"http": "triton_url", "grpc": "grpc_url"}[protocol]].split("//")[-1])
+    address = served[{"http": "triton_url", "grpc": "grpc_url"}[protocol]].split("//")[-1]
+    client = client_module.InferenceServerClient(address)
     details = json.loads((workplace.folder / "runs" / "latest" / "details.json").read_text())
     steps = details["signature"]["preprocessing"]
     images, labels = load_digits(return_X_y=True)
-    rows = images[:32].reshape(-1, 1, 8, 8) * steps["scale"]
-    rows = ((rows - np.reshape(steps["mean"], (1, -1, 1, 1))) / np.reshape(steps["std"], (1, -1, 1, 1))).astype(np.float32)
+    (mean,), (std,) = steps["mean"], steps["std"]
+    rows = ((images[:32].reshape(-1, 1, 8, 8) * steps["scale"] - mean) / std).astype(np.float32)
     tensor = client_module.InferInput("input", rows.shape, "FP32")
     tensor.set_data_from_numpy(rows)
     answer = client.infer(served["model"], [tensor], model_version=str(served["version"])).as_numpy("logits")

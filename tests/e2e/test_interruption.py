@@ -27,6 +27,7 @@ hardware: {seconds: 0.2}
 budget: {accuracy_drop_points: 100}
 serving: {model: interrupted}
 """
+STEPS = ("prepare-data", "train-teacher", "distill", "prune", "export", "quantize", "validate", "deploy", "report")
 PATIENCE_SECONDS = 120.0
 
 
@@ -58,7 +59,7 @@ def test_a_killed_run_resumes_to_the_same_models(workplace: Workplace, tmp_path:
     shared = {**workplace.environment, **_servers(workplace)}
     disturbed = Workplace(tmp_path, {**shared, "MLITES_HOME": str(tmp_path / "disturbed")})
     home = tmp_path / "disturbed"
-    for kill_at in ("prepare-data", "train-teacher", "distill", "prune", "export", "quantize", "validate", "deploy", "report"):
+    for kill_at in STEPS:
         runner = subprocess.Popen(
             disturbed.command("run", "recipe.yaml"),
             cwd=tmp_path,
