@@ -68,6 +68,7 @@ class _Plan:
 
     name: str
     wanted: dict[str, int]
+    choose_ports: Callable[[dict[str, int]], dict[str, int]]
     command: Callable[[dict[str, int]], list[str]]
     variables: dict[str, str]
     answers: Callable[[dict[str, int]], bool]
@@ -120,16 +121,16 @@ def status() -> list[Server]:
     record = _read(folder / "servers.json")
     servers = []
     for name, theirs, port, check in (
-        ("seaweedfs", _users_s3(record), "s3", seaweedfs.answers),
+        ("seaweedfs", _users_s3(record), "s3.port", seaweedfs.answers),
         ("triton", _users_triton(record), "http", triton.answers),
     ):
         if theirs is not None:
             servers.append(Server(name, False, _listens(theirs), theirs, None, None))
             continue
-        ports = record.get(name, {}).get("ports")
+        ports = record.get(name, {}).get("ports", {})
         pid = process.leader(_mark(folder, name))
-        url = f"http://127.0.0.1:{ports[port]}" if ports else None
-        ready = bool(pid and ports and check(ports))
+        url = f"http://127.0.0.1:{ports[port]}" if port in ports else None
+        ready = bool(pid and url and check(ports))
         servers.append(Server(name, True, ready, url, pid, folder / f"{name}.log"))
     return servers
 
@@ -202,7 +203,7 @@ def _ports(record: dict[str, Any], name: str) -> dict[str, int]:
 def _users_s3(record: dict[str, Any]) -> str | None:
     """MLITES_S3_ENDPOINT, unless it is our own, exported by ``environment``."""
     given = os.environ.get("MLITES_S3_ENDPOINT", "").rstrip("/")
-    ours = record.get("seaweedfs", {}).get("ports", {}).get("s3")
+    ours = record.get("seaweedfs", {}).get("ports", {}).get("s3.port")
     return given if given and given != f"http://127.0.0.1:{ours}" else None
 
 
@@ -226,7 +227,7 @@ def _s3_variables(folder: Path, record: dict[str, Any]) -> dict[str, str]:
         return {**given, "MLITES_S3_ENDPOINT": theirs, "AWS_REGION": region, "MLITES_STORE": store}
     keys = _keys(folder)
     return {
-        "MLITES_S3_ENDPOINT": f"http://127.0.0.1:{_ports(record, 'seaweedfs')['s3']}",
+        "MLITES_S3_ENDPOINT": f"http://127.0.0.1:{_ports(record, 'seaweedfs')['s3.port']}",
         "AWS_ACCESS_KEY_ID": keys["access_key"],
         "AWS_SECRET_ACCESS_KEY": keys["secret_key"],
         "AWS_REGION": "us-east-1",
@@ -238,10 +239,11 @@ def _seaweedfs_plan(folder: Path) -> _Plan:
     return _Plan(
         "seaweedfs",
         seaweedfs.PORTS,
+        seaweedfs.choose_ports,
         lambda ports: seaweedfs.command(folder, ports),
         seaweedfs.variables(folder, _keys(folder)),
         seaweedfs.answers,
-        seaweedfs.remove_leftovers,
+        lambda ports: seaweedfs.clear(folder, ports),
     )
 
 
@@ -252,12 +254,13 @@ def _triton_plan(folder: Path, environment_folder: Path, s3: Mapping[str, str]) 
     access["MLITES_BACKEND"] = hashlib.sha256(triton.BACKEND.read_bytes()).hexdigest()  # changed code: restart
 
     def before(ports: dict[str, int]) -> None:
-        triton.remove_leftovers(folder)
+        triton.clear(folder)
         triton.install_backends(folder, environment_folder)
 
     return _Plan(
         "triton",
         triton.PORTS,
+        process.free_ports,
         lambda ports: triton.command(folder, environment_folder, ports, repository),
         triton.variables(environment_folder, access),
         triton.answers,
@@ -289,7 +292,7 @@ def _ensure(folder: Path, record: dict[str, Any], plan: _Plan, say: Callable[[st
     for attempt in range(START_ATTEMPTS):
         process.stop(mark)
         say(f"starting {plan.name}")
-        ports = process.free_ports(ports if attempt == 0 else dict.fromkeys(plan.wanted, 0))
+        ports = plan.choose_ports(ports if attempt == 0 else dict.fromkeys(plan.wanted, 0))
         plan.before(ports)
         record[plan.name] = {"ports": ports, "digest": plan.digest}
         _save(folder, record)
@@ -317,9 +320,9 @@ def _end(folder: Path, record: dict[str, Any], name: str) -> bool:
     ran = process.stop(_mark(folder, name))
     ports = record.get(name, {}).get("ports", {})
     if name == "seaweedfs":
-        seaweedfs.remove_leftovers(ports)
+        seaweedfs.clear(folder, ports)
     else:
-        triton.remove_leftovers(folder)
+        triton.clear(folder)
     return ran
 
 

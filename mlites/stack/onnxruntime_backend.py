@@ -1,7 +1,7 @@
 """Triton Python-based backend "onnxruntime": runs model.onnx where Triton's C++ ONNX Runtime backend is not at hand.
 
 The embedded stack copies this file to ``<backends>/onnxruntime/model.py``, where it runs in Triton's own environment,
-so it imports nothing of mlites. Tensors cross as DLPack, because the stub's NumPy bridge predates NumPy 2 and reads nothing.
+so it imports nothing of mlites. Tensors cross as DLPack, for the bridge of Triton's stub predates NumPy 2.
 """
 
 import ctypes

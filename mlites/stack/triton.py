@@ -90,7 +90,7 @@ def answers(ports: dict[str, int]) -> bool:
         connection.close()
 
 
-def remove_leftovers(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Remove the shared memory that a killed server leaves behind."""
     for path in Path("/dev/shm").glob(f"{_region(folder)}*"):  # noqa: S108
         path.unlink(missing_ok=True)
