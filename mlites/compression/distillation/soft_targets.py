@@ -1,0 +1,69 @@
+"""Distillation: the student matches the teacher's softened probabilities.
+
+Source: Hinton, Vinyals & Dean (2015), "Distilling the Knowledge in a Neural Network".
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlites.training.loop import Loss, evaluate
+
+
+def soft_target_loss(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    temperature: float,
+    soft_weight: float,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Weighted sum of KL divergence from the teacher, softened, and cross-entropy with the labels.
+
+    Args:
+        student: logits (n, classes).
+        teacher: logits (n, classes).
+        labels: (n,).
+        temperature: divides both logits in the soft part, whose gradient is scaled back by its square.
+        soft_weight: share of the soft part, 0 to 1.
+        label_smoothing: of the cross-entropy.
+    """
+    targets = F.log_softmax(teacher / temperature, 1)
+    predicted = F.log_softmax(student / temperature, 1)
+    soft = F.kl_div(predicted, targets, reduction="batchmean", log_target=True) * temperature**2
+    hard = F.cross_entropy(student, labels, label_smoothing=label_smoothing)
+    return soft_weight * soft + (1 - soft_weight) * hard
+
+
+def distillation_loss(
+    teacher: nn.Module,
+    inputs: Tensor,
+    *,
+    augmented: bool,
+    temperature: float,
+    soft_weight: float,
+    label_smoothing: float = 0.0,
+) -> Loss:
+    """The loss that `train` takes to make a student of this teacher.
+
+    Args:
+        teacher: in evaluation mode; left unchanged.
+        inputs: all training rows, as preprocessed.
+        augmented: the rows change from epoch to epoch, so that the teacher must look at each batch anew; otherwise it
+            looks at all rows once, here.
+        temperature: as in `soft_target_loss`, like the rest.
+        soft_weight: the same.
+        label_smoothing: the same.
+    """
+    known = None if augmented else evaluate(teacher, inputs, torch.zeros(len(inputs), dtype=torch.int64))[1]
+
+    def loss(student: Tensor, labels: Tensor, rows: Tensor, batch: Tensor) -> Tensor:
+        if known is not None:
+            logits = known[rows].to(student.device)
+        else:
+            teacher.to(batch.device)
+            with torch.no_grad():
+                logits = teacher(batch).float()
+        return soft_target_loss(student, logits, labels, temperature, soft_weight, label_smoothing)
+
+    return loss

@@ -1,0 +1,1 @@
+"""Eight bits for each number in place of thirty-two."""
