@@ -151,7 +151,7 @@ def population_stability_index(expected: NDArray[Any], observed: NDArray[Any]) -
 def chance_level(bins: int, expected_rows: int, observed_rows: int) -> float:
     """PSI that chance alone exceeds once in a thousand: chi-square with bins - 1 degrees, times 1/n + 1/m.
 
-    The quantile is Wilson and Hilferty's (1931), within 3% from 1 degree on.
+    The quantile is Wilson and Hilferty's (1931), within 4% from 1 degree on.
     """
     degrees = max(bins - 1, 1)
     shrink = 2 / (9 * degrees)

@@ -24,9 +24,7 @@ def _different(counts: list[int], start: int = 0) -> tuple[np.ndarray, np.ndarra
     return np.arange(start, start + len(labels), dtype=np.float32)[:, None], labels.astype(np.int64)
 
 
-def _split(
-    raw: RawData, validation: float = 0.1, test: float = 0.2, limit: int | None = None, seed: int = 0
-) -> Splits:
+def _split(raw: RawData, validation: float = 0.1, test: float = 0.2, limit: int | None = None, seed: int = 0) -> Splits:
     return split(raw, validation=validation, test=test, limit=limit, seed=seed, place="somewhere")
 
 
@@ -69,7 +67,9 @@ def _repeating(draw: st.DrawFn) -> RawData:
 
 
 @given(_repeating(), FRACTIONS, FRACTIONS, st.integers(0, 99))
-def test_no_content_is_in_two_splits_and_no_row_is_lost(raw: RawData, validation: float, test: float, seed: int) -> None:
+def test_no_content_is_in_two_splits_and_no_row_is_lost(
+    raw: RawData, validation: float, test: float, seed: int
+) -> None:
     result = _split(raw, validation, test, seed=seed)
     contents = [{row.tobytes() for row in inputs} for inputs, _ in result.parts.values()]
     assert not contents[0] & contents[1] and not contents[0] & contents[2] and not contents[1] & contents[2]
@@ -133,9 +133,7 @@ def test_leaks_are_counted_by_content() -> None:
     assert leaked_rows({**parts, "test": (one + 7, labels[:2])}) == 0
 
 
-@given(
-    st.lists(st.integers(3, 80), min_size=2, max_size=5), st.integers(20, 120), st.integers(0, 99), st.booleans()
-)
+@given(st.lists(st.integers(3, 80), min_size=2, max_size=5), st.integers(20, 120), st.integers(0, 99), st.booleans())
 def test_limit_is_met_exactly_and_in_proportion(counts: list[int], limit: int, seed: int, own: bool) -> None:
     test = _different(counts, start=1000) if own else None
     result = _split(_raw(*_different(counts), test), limit=limit, seed=seed)

@@ -29,7 +29,7 @@ def read(path: Path | None, options: Data) -> RawData:
     Raises:
         InputError: missing, ambiguous, truncated or malformed files.
     """
-    assert path is not None  # noqa: S101 the recipe sees to it
+    assert path is not None
     train, test = _find_pairs(path)
     images, labels = _read_pair(*train)
     own = _read_pair(*test) if test else None

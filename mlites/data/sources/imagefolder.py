@@ -32,7 +32,7 @@ def read(path: Path | None, options: Data) -> RawData:
     Raises:
         InputError: a file that is not an image, leads out of the folder, or is too large; a class without images.
     """
-    assert path is not None  # noqa: S101 the recipe sees to it
+    assert path is not None
     if not path.is_dir():
         raise InputError(f"{path}: imagefolder needs a folder with one folder for each class")
     train, test = _find_images(path)

@@ -27,7 +27,7 @@ def read(path: Path | None, options: Data) -> RawData:
     Raises:
         InputError: not a zip, missing arrays, object arrays, sizes beyond the limit, shapes that do not fit.
     """
-    assert path is not None  # noqa: S101 the recipe sees to it
+    assert path is not None
     try:
         with zipfile.ZipFile(path) as archive:
             arrays = _read_arrays(archive, path)

@@ -21,7 +21,7 @@ def read_csv(path: Path | None, options: Data) -> RawData:
     import pyarrow as pa
     from pyarrow import csv
 
-    assert path is not None  # noqa: S101 the recipe sees to it
+    assert path is not None
     _check_file(path)
     names: list[str] = []
     try:
@@ -46,7 +46,7 @@ def read_parquet(path: Path | None, options: Data) -> RawData:
     import pyarrow as pa
     from pyarrow import parquet
 
-    assert path is not None  # noqa: S101 the recipe sees to it
+    assert path is not None
     _check_file(path)
     try:
         schema = parquet.read_schema(path)
@@ -85,7 +85,7 @@ def _check_names(names: list[str], label: str, path: Path) -> None:
         if len(name) > LONGEST_NAME or not name.isprintable():
             raise InputError(
                 f"{path}: column {index + 1}: a name must be at most {LONGEST_NAME} printable characters, "
-                f"got {ascii(name[:40])}"
+                f"got {name[:40]!a}"
             )
         if name in names[:index]:
             raise InputError(f"{path}: column {name!r} is there twice")

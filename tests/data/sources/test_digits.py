@@ -23,5 +23,5 @@ def test_digits_are_scikit_learns() -> None:
 
 def test_the_digest_is_taken_without_importing_scikit_learn() -> None:
     code = "import sys; from mlites.data.sources.digits import digest; print(digest(), 'sklearn' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == [digest(), "False"]

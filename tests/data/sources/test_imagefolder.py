@@ -171,7 +171,12 @@ def _png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("edge", [8_100, 10_000, 60_000])
@@ -182,7 +187,9 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path: Path, edge: int
     assert "bomb.png" in message and "more than 64,000,000 pixels" in message
 
 
-@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"GIF89a" + b"\0" * 50, b"%!PS-Adobe\n", b"\xff\xd8\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x89PNG\r\n\x1a\n", b"GIF89a" + b"\0" * 50, b"%!PS-Adobe\n", b"\xff\xd8\xff"]
+)
 def test_what_is_not_an_image_is_refused(tmp_path: Path, content: bytes, refusal: Refusal) -> None:
     _two_classes(tmp_path)
     (tmp_path / "cat" / "bad.png").write_bytes(content)

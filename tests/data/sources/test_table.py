@@ -47,7 +47,9 @@ def test_csv_features_keep_their_order_without_the_label(tmp_path: Path) -> None
         (["true", "false", "true"], ("false", "true")),
     ],
 )
-def test_csv_labels_sort_as_numbers_only_if_all_are(tmp_path: Path, labels: list[str], classes: tuple[str, ...]) -> None:
+def test_csv_labels_sort_as_numbers_only_if_all_are(
+    tmp_path: Path, labels: list[str], classes: tuple[str, ...]
+) -> None:
     raw = read_csv(_csv(tmp_path, "a,label\n" + "".join(f"1,{label}\n" for label in labels)), CSV)
     assert raw.classes == classes
     assert [raw.classes[label] for label in raw.labels] == labels
