@@ -1,7 +1,8 @@
 """Latency of several models side by side: interleaved rounds in one process, ratios pair by pair, with their interval.
 
 Sources: Kalibera & Jones (2013), resample every level at which a repetition varies; Mytkowicz et al. (2009), where
-memory happens to lie biases a benchmark, so sessions are opened anew several times.
+memory happens to lie biases a benchmark, so sessions are opened anew several times; Chen & Revels (2016), other
+processes only ever add time, so the fastest calls of a block are the model's own.
 """
 
 import gc
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 
 from mlites.hardware.session import INPUT, OUTPUT, open_session
 
-SITTINGS = 5  # times that all sessions are opened anew
-FEWEST_ROUNDS = 2  # in a sitting, however slow the models are
+SITTINGS = 10  # times that all sessions are opened anew: between sittings ratios vary by up to 1%, within them far less
+FEWEST_ROUNDS = 1  # in a sitting, however slow the models are
 BLOCK_SECONDS = 0.001  # far above the timer's resolution, short enough that the machine hardly changes between blocks
 RESOLUTION = 0.005  # two sessions of one file differ by up to this; more rounds do not average it out
 RESAMPLES = 1000
@@ -53,7 +54,8 @@ def measure_latency(
     """Time models against the first of them.
 
     A round runs one block of calls of each model, in one order and then in the other, so that a machine that slows down
-    slows all alike. A round's ratio compares its blocks' interquartile means, which a preempted call does not move.
+    slows all alike. A round's ratio compares the fastest quarter of each block, which preempted calls do not reach; the
+    percentiles are of all calls.
 
     Args:
         models: ONNX files; the first is what speedups refer to.
@@ -71,25 +73,25 @@ def measure_latency(
     """
     feed = {INPUT: np.resize(rows, (batch, *rows.shape[1:]))}
     samples: list[list[NDArray[np.float64]]] = [[] for _ in models]
-    sittings: list[NDArray[np.float64]] = []  # of interquartile means (rounds, models)
+    sittings: list[NDArray[np.float64]] = []  # undisturbed times (rounds, models)
     with _no_garbage_collection():
         for sitting in range(SITTINGS):
             order = list(range(len(models)))[:: -1 if sitting % 2 else 1]
             opened = {index: open_session(models[index], threads) for index in order}
             sessions = [opened[index] for index in range(len(models))]
             calls = [_calls_of_block(_warm_up(one, feed, seconds / SITTINGS), seconds) for one in sessions]
-            means: list[list[float]] = []
+            times: list[list[float]] = []
             end = time.perf_counter() + seconds * len(models) / SITTINGS
-            while len(means) < FEWEST_ROUNDS or time.perf_counter() < end:
+            while len(times) < FEWEST_ROUNDS or time.perf_counter() < end:
                 blocks = {index: _time_calls(sessions[index], feed, calls[index]) for index in order}
                 order.reverse()
-                means.append([_interquartile_mean(blocks[index]) for index in range(len(models))])
+                times.append([_undisturbed(blocks[index]) for index in range(len(models))])
                 for index, block in blocks.items():
                     samples[index].append(block)
-            sittings.append(np.array(means))
+            sittings.append(np.array(times))
     found = []
     for index in range(len(models)):
-        ratios = [means[:, 0] / means[:, index] for means in sittings]
+        ratios = [times[:, 0] / times[:, index] for times in sittings]
         speedup = float(np.median(np.concatenate(ratios)))
         interval = bootstrap_interval(ratios, seed) if index else (1.0, 1.0)
         found.append(Latency(np.concatenate(samples[index]), speedup, interval, sum(map(len, ratios))))
@@ -141,7 +143,7 @@ def _warm_up(session: ort.InferenceSession, feed: dict[str, NDArray[np.float32]]
     end = time.perf_counter() + seconds
     calls = 1
     while idle < 3 and time.perf_counter() < end:
-        found = _interquartile_mean(_time_calls(session, feed, calls)) / 1e3
+        found = _undisturbed(_time_calls(session, feed, calls)) / 1e3
         idle = 0 if found < 0.99 * best else idle + 1
         best = min(best, found)
         calls = max(1, round(5 * BLOCK_SECONDS / best))
@@ -153,6 +155,6 @@ def _calls_of_block(call_seconds: float, seconds: float) -> int:
     return max(1, math.ceil(BLOCK_SECONDS / call_seconds), min(5, int(seconds / 20 / call_seconds)))
 
 
-def _interquartile_mean(values: NDArray[np.float64]) -> float:
-    quarter = len(values) // 4
-    return float(np.sort(values)[quarter : len(values) - quarter].mean())
+def _undisturbed(values: NDArray[np.float64]) -> float:
+    """Mean of the fastest quarter, of the fastest alone where there are few."""
+    return float(np.sort(values)[: max(1, len(values) // 4)].mean())
