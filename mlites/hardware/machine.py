@@ -11,12 +11,9 @@ from typing import Any
 
 from mlites.files import digest_json
 
-ISA = frozenset(
-    # x86: the names that /proc/cpuinfo gives to what ONNX Runtime's and PyTorch's kernels choose between
-    "avx avx2 fma f16c avx_vnni avx512f avx512bw avx512vl avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_int8 amx_bf16 "
-    # Arm: neon on 32 bits, asimd on 64; asimddp and i8mm are the INT8 dot products
-    "neon asimd asimdhp asimddp i8mm bf16 sve sve2 sme".split()
-)
+# Names in /proc/cpuinfo of what ONNX Runtime's and PyTorch's kernels choose between.
+X86 = "avx avx2 fma f16c avx_vnni avx512f avx512bw avx512vl avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_int8 amx_bf16"
+ARM = "neon asimd asimdhp asimddp i8mm bf16 sve sve2 sme"  # asimddp and i8mm are the INT8 dot products
 PACKAGES = ("mlites", "numpy", "onnx", "onnxruntime", "torch")
 
 
@@ -78,7 +75,7 @@ def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:
     cpu = fields.get("model name", "")
     if not cpu and "CPU implementer" in fields:
         cpu = f"Arm implementer {fields['CPU implementer']} part {fields.get('CPU part', 'unknown')}"
-    return cpu, tuple(sorted(flags & ISA))
+    return cpu, tuple(sorted(flags.intersection(f"{X86} {ARM}".split())))
 
 
 def cgroup_limits(root: Path, own: Path) -> tuple[float | None, int | None]:
@@ -101,10 +98,10 @@ def cgroup_limits(root: Path, own: Path) -> tuple[float | None, int | None]:
         for folder in (group, *group.parents):
             if not folder.is_relative_to(mount):
                 break
-            quota, period = (_words(folder / "cpu.max") + ["max", "max"])[:2]
-            if not controllers and quota != "max":
-                cores.append(int(quota) / int(period))
-            quota, period = (*_words(folder / "cpu.cfs_quota_us"), "-1")[0], (*_words(folder / "cpu.cfs_period_us"), "1")[0]
+            quota, period = (*_words(folder / "cpu.max"), "max", "")[:2]
+            if quota == "max":
+                quota = "".join(_words(folder / "cpu.cfs_quota_us")) or "-1"
+                period = "".join(_words(folder / "cpu.cfs_period_us"))
             if int(quota) > 0:
                 cores.append(int(quota) / int(period))
             for name in ("memory.max", "memory.limit_in_bytes"):

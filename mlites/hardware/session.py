@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from mlites.errors import InputError
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library loads
-import onnxruntime as ort  # noqa: E402
+import onnxruntime as ort
 
 INPUT, OUTPUT = "input", "logits"
 
@@ -49,7 +48,7 @@ def check_file(path: Path) -> None:
         model = onnx.load(path, load_external_data=False)
     except OSError as error:
         raise InputError(f"{path}: cannot read the model: {error.strerror}") from None
-    except DecodeError:
+    except Exception:  # protobuf's, whose module has no types
         raise InputError(f"{path}: not an ONNX file, or cut short; export the model again") from None
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -102,7 +101,9 @@ def infer(session: ort.InferenceSession, path: Path, inputs: NDArray[np.float32]
     except Exception as error:
         raise InputError(f"{path}: ONNX Runtime cannot run it on {len(inputs)} rows: {explain(error)}") from None
     if logits.ndim != 2 or len(logits) != len(inputs):
-        raise InputError(f"{path}: answers {len(inputs)} rows with logits of shape {logits.shape}; one line a row is right")
+        raise InputError(
+            f"{path}: answers {len(inputs)} rows with logits of shape {logits.shape}; one line a row is right"
+        )
     if not np.isfinite(logits).all():
         raise InputError(f"{path}: answers with NaN or infinity for {_rows_not_finite(logits)} of {len(inputs)} rows")
     return np.asarray(logits, np.float32)
