@@ -78,7 +78,7 @@ def _build(work: Path) -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         raise InputError(f"cannot make a virtual environment: {error}; apt install python{VERSION}-venv") from None
     arguments = ["install", "--quiet", "--no-deps", "--no-compile", "--disable-pip-version-check", *PINS]
-    result = subprocess.run(  # noqa: S603 our own interpreter and fixed arguments
+    result = subprocess.run(
         [*_pip(work), *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )
     if result.returncode:
@@ -97,7 +97,7 @@ def _pip(work: Path) -> list[str]:
     python = str(work / "bin" / "python3")
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip", "--python", python]
-    ensure = subprocess.run([python, "-m", "ensurepip"], capture_output=True, check=False)  # noqa: S603
+    ensure = subprocess.run([python, "-m", "ensurepip"], capture_output=True, check=False)
     if ensure.returncode:
         raise InputError(f"no pip to install Triton with; apt install python3-pip python{VERSION}-venv")
     return [python, "-m", "pip"]
@@ -115,7 +115,7 @@ def _provide_libpython(target: Path) -> None:
         # Needs no root: the package is fetched, verified by apt, and unpacked into the environment.
         for command in (["apt-get", "download", package], ["sh", "-c", "dpkg-deb --extract ./*.deb ."]):
             if shutil.which(command[0]):
-                subprocess.run(command, cwd=scratch, capture_output=True, check=False, timeout=120)  # noqa: S603
+                subprocess.run(command, cwd=scratch, capture_output=True, check=False, timeout=120)
         for found in Path(scratch).rglob(name):
             shutil.copyfile(found, target / name)
             return
@@ -130,7 +130,7 @@ def _library_folders() -> Iterator[Path]:
     yield from (Path("/usr/lib64"), Path("/usr/lib"), Path("/usr/local/lib"))
     loader = shutil.which("ldconfig", path="/sbin:/usr/sbin:/bin:/usr/bin")
     if loader:
-        listing = subprocess.run([loader, "-p"], capture_output=True, text=True, check=False).stdout  # noqa: S603
+        listing = subprocess.run([loader, "-p"], capture_output=True, text=True, check=False).stdout
         yield from (Path(path).parent for path in re.findall(rf"=> (\S+libpython{re.escape(VERSION)}\S*)", listing))
 
 

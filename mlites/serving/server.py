@@ -1,0 +1,169 @@
+"""A running Triton: its two addresses, and the few things that deployment asks of it."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import tritonclient.grpc
+import tritonclient.http
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
+
+from mlites.errors import InputError
+from mlites.hardware.session import INPUT, OUTPUT
+
+LOAD_SECONDS = 300.0
+ANSWER_SECONDS = 60.0
+READY_SECONDS = 30.0
+
+
+class TritonRefused(Exception):
+    """Triton did not do what it was asked, or stopped answering; the message is its own, in one line."""
+
+
+@dataclass(frozen=True)
+class Triton:
+    """Where a server listens.
+
+    Attributes:
+        url: ``http://host:port`` or ``https://host:port``.
+        grpc: ``host:port``, with ``grpcs://`` before it for TLS.
+    """
+
+    url: str
+    grpc: str
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Triton":
+        """From MLITES_TRITON_URL and MLITES_TRITON_GRPC; the latter is by default port 8001 of the same host.
+
+        Raises:
+            InputError: not set, or not an address.
+        """
+        url = environment.get("MLITES_TRITON_URL", "").rstrip("/")
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError("MLITES_TRITON_URL must be http://host:port of a Triton; mlites stack up starts one")
+        default = f"{'grpcs://' if parts.scheme == 'https' else ''}{parts.hostname}:8001"
+        return cls(url, environment.get("MLITES_TRITON_GRPC") or default)
+
+    def check(self) -> None:
+        """Make sure that it answers, over HTTP and over gRPC.
+
+        Raises:
+            InputError: it does not; the message says which address.
+        """
+        checks: tuple[tuple[str, str, Callable[[], Any]], ...] = (
+            ("MLITES_TRITON_URL", self.url, self._http_ready),
+            ("MLITES_TRITON_GRPC", self.grpc, self._grpc_ready),
+        )
+        for name, address, ready in checks:
+            try:
+                answer = ready()
+            except TritonRefused as error:
+                answer, reason = False, f" ({error})"
+            else:
+                reason = ""
+            if not answer:
+                raise InputError(f"Triton at {address} is not ready{reason}; start it (mlites stack up) or set {name}")
+
+    def load(self, model: str) -> None:
+        """Read the model's configuration from the repository and load what it names."""
+        with self._http(LOAD_SECONDS) as client:
+            client.load_model(model)
+
+    def load_apart(self, model: str, config: dict[str, Any], files: dict[str, bytes]) -> None:
+        """Load a model that is not in the repository: everything comes with the request."""
+        with self._http(LOAD_SECONDS) as client:
+            client.load_model(
+                model, config=json.dumps(config), files={f"file:{name}": data for name, data in files.items()}
+            )
+
+    def unload(self, model: str) -> None:
+        """Stop serving a model."""
+        with self._http(LOAD_SECONDS) as client:
+            client.unload_model(model)
+
+    def wait_until_ready(self, model: str, version: int) -> None:
+        """Wait until a version takes requests.
+
+        Raises:
+            TritonRefused: it does not in time.
+        """
+        deadline = time.monotonic() + READY_SECONDS
+        with self._http(ANSWER_SECONDS) as client:
+            while not client.is_model_ready(model, str(version)):
+                if time.monotonic() > deadline:
+                    raise TritonRefused(f"version {version} of {model} is not ready after {READY_SECONDS:.0f} s")
+                time.sleep(0.05)
+
+    def infer_http(self, model: str, version: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (n, classes) for rows (n, ...), over HTTP."""
+        with self._http(ANSWER_SECONDS) as client:
+            value = tritonclient.http.InferInput(INPUT, list(rows.shape), "FP32")
+            value.set_data_from_numpy(rows)
+            return np.asarray(client.infer(model, [value], model_version=str(version)).as_numpy(OUTPUT))
+
+    def infer_grpc(self, model: str, version: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (n, classes) for rows (n, ...), over gRPC."""
+        with self._grpc() as client:
+            value = tritonclient.grpc.InferInput(INPUT, list(rows.shape), "FP32")
+            value.set_data_from_numpy(rows)
+            answer = client.infer(model, [value], model_version=str(version), client_timeout=ANSWER_SECONDS)
+            return np.asarray(answer.as_numpy(OUTPUT))
+
+    def _http_ready(self) -> bool:
+        with self._http(10) as client:
+            return bool(client.is_server_ready())
+
+    def _grpc_ready(self) -> bool:
+        with self._grpc() as client:
+            return bool(client.is_server_ready(client_timeout=10))
+
+    @contextmanager
+    def _http(self, timeout_s: float) -> Iterator[tritonclient.http.InferenceServerClient]:
+        parts = urlsplit(self.url)
+        place = self.url.removeprefix(f"{parts.scheme}://")
+        with (
+            _plain_errors(),
+            tritonclient.http.InferenceServerClient(
+                place, ssl=parts.scheme == "https", connection_timeout=10, network_timeout=timeout_s
+            ) as client,
+        ):
+            yield client
+
+    @contextmanager
+    def _grpc(self) -> Iterator[tritonclient.grpc.InferenceServerClient]:
+        scheme, _, rest = self.grpc.rpartition("://")
+        # A proxy is for the world; to a server on this machine it is in the way.
+        local = rest.rsplit(":", 1)[0] in ("127.0.0.1", "localhost", "[::1]")
+        with (
+            _plain_errors(),
+            tritonclient.grpc.InferenceServerClient(
+                rest,
+                ssl=scheme in ("grpcs", "https"),
+                channel_args=[
+                    ("grpc.enable_http_proxy", int(not local)),
+                    ("grpc.max_send_message_length", -1),
+                    ("grpc.max_receive_message_length", -1),
+                ],
+            ) as client,
+        ):
+            yield client
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn the clients' many errors into one."""
+    try:
+        yield
+    except InferenceServerException as error:
+        raise TritonRefused(" ".join(str(error.message()).split())[:500]) from None
+    except OSError as error:  # refused, reset, no such host, timed out
+        raise TritonRefused(f"no connection: {error}") from None
