@@ -1,5 +1,6 @@
 """From a recipe's data section to a validated dataset folder, its quality page and its data document."""
 
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,13 @@ def _total(inputs: Inputs, axes: tuple[int, ...], function: Any) -> NDArray[np.f
 
 def _check_readable(path: Path, data: Data) -> None:
     try:
-        path.stat()
-        if path.is_dir():
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
             next(path.iterdir(), None)
-        else:
-            with path.open("rb"):
-                pass
+        elif stat.S_ISREG(mode):
+            path.open("rb").close()
+        else:  # reading a pipe or a device might never end
+            raise InputError(f"{path}: neither a file nor a folder; source {data.source} needs one")
     except OSError as error:
         raise InputError(f"{path}: cannot read the data of source {data.source}: {error.strerror}") from None
 

@@ -4,6 +4,7 @@ Source: Siddiqi (2006), Credit Risk Scorecards, for the population stability ind
 Properties of Population Stability Index, for its distribution when nothing has changed.
 """
 
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -229,9 +230,7 @@ def _histogram(name: str, value: Any, rows: int) -> Histogram:
     _require(isinstance(value, dict) and set(value) == {"edges", "counts"}, f"column {name!r} needs edges and counts")
     edges, counts = value["edges"], value["counts"]
     numbers = isinstance(edges, list) and all(type(edge) in (int, float) and math.isfinite(edge) for edge in edges)
-    _require(
-        numbers and all(a < b for a, b in zip(edges, edges[1:], strict=False)), f"column {name!r}: edges must rise"
-    )
+    _require(numbers and all(a < b for a, b in itertools.pairwise(edges)), f"column {name!r}: edges must rise")
     _require(
         _are_counts(counts) and len(counts) == len(edges) + 1 and sum(counts) == rows,
         f"column {name!r}: counts must be one more than edges and add up to rows",

@@ -101,7 +101,7 @@ def to_table(array: NDArray[Any], place: str) -> NDArray[np.float32]:
         raise InputError(f"{place}: shape {array.shape}; a table is (rows, features), at least one of each")
     if array.dtype.kind not in "buif":
         raise InputError(f"{place}: features must be numbers, got {array.dtype}")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         table = np.ascontiguousarray(array, dtype=np.float32)
     return table + np.float32(0)  # -0.0 becomes 0.0, so that equal rows have equal bytes
 

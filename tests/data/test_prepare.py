@@ -305,6 +305,13 @@ def test_a_file_where_a_folder_should_be_is_refused(tmp_path: Path, refusal: Ref
     assert "Not a directory" in refusal(source_digest, data)
 
 
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path, refusal: Refusal) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    data = Data(source="csv", path=str(tmp_path / "pipe.csv"))
+    assert "neither a file nor a folder" in refusal(source_digest, data)
+    assert "neither a file nor a folder" in refusal(_prepare, data, tmp_path)
+
+
 def test_the_source_digest_follows_content_and_names_alone(tmp_path: Path) -> None:
     file = Data(source="npz", path=str(tmp_path / "d.npz"))
     (tmp_path / "d.npz").write_bytes(b"one")

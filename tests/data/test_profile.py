@@ -1,5 +1,6 @@
 """The reference profile and PSI, against formulas written another way and against scipy."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -80,7 +81,7 @@ def test_a_histogram_counts_what_lies_between_its_edges() -> None:
     values = np.random.default_rng(1).normal(size=1000)
     histogram = _profile(values).columns["x"]
     bounds = [-math.inf, *histogram.edges, math.inf]
-    counts = [sum(low < value <= high for value in values) for low, high in zip(bounds, bounds[1:], strict=False)]
+    counts = [sum(low < value <= high for value in values) for low, high in itertools.pairwise(bounds)]
     assert list(histogram.counts) == counts and len(counts) == 10 and max(counts) - min(counts) <= 2
 
 

@@ -109,8 +109,19 @@ def _open(path: Path) -> Image.Image:
     return image
 
 
+def _upright(path: Path, image: Image.Image) -> Image.Image:
+    """Decoded, and turned as its EXIF tag says."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of odd metadata
+        try:
+            image.load()
+            return ImageOps.exif_transpose(image)
+        except Exception:  # as above
+            raise InputError(f"{path}: a damaged image") from None
+
+
 def _inspect(paths: list[Path]) -> tuple[bool, tuple[int, int]]:
-    """From the headers alone: whether all are grey, and the upright size (width, height) of the first."""
+    """From the headers: whether all are grey; and the upright size (width, height) of the first."""
     grey, first = True, (0, 0)
     for index, path in enumerate(paths):
         with _open(path) as image:
@@ -118,8 +129,7 @@ def _inspect(paths: list[Path]) -> tuple[bool, tuple[int, int]]:
                 raise InputError(f"{path}: {image.mode} pixels have more than 8 bits; convert the image to 8 bits")
             grey &= image.mode in ("1", "L", "LA")
             if index == 0:
-                turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-                first = (image.height, image.width) if turned else image.size
+                first = _upright(path, image).size
     return grey, first
 
 
@@ -129,10 +139,7 @@ def _decode(examples: list[Example], mode: Mode, size: tuple[int, int]) -> NDArr
     decoded = np.empty((len(examples), channels, size[1], size[0]), np.uint8)
     for row, (path, _) in enumerate(examples):
         with _open(path) as image:
-            try:
-                upright = ImageOps.exif_transpose(image).convert(mode)
-                fitted = upright if upright.size == size else upright.resize(size, Image.Resampling.BILINEAR)
-            except Exception as error:  # as above
-                raise InputError(f"{path}: a damaged image: {str(error).splitlines()[0][:100]}") from None
+            upright = _upright(path, image).convert(mode)
+            fitted = upright if upright.size == size else upright.resize(size, Image.Resampling.BILINEAR)
         decoded[row] = np.asarray(fitted).reshape(size[1], size[0], channels).transpose(2, 0, 1)
     return decoded

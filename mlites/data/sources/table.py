@@ -32,7 +32,7 @@ def read_csv(path: Path | None, options: Data) -> RawData:
         convert = csv.ConvertOptions(column_types=types)  # inferred types would follow the first megabyte alone
         with pa.OSFile(str(path)) as file:  # a path would be unpacked if it ended in .gz
             table = csv.read_csv(file, convert_options=convert)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {_explain_csv(str(error), names)}") from None
     return _to_raw(path, options.label, [table], text_labels=True)
 
@@ -60,8 +60,9 @@ def read_parquet(path: Path | None, options: Data) -> RawData:
             for batch in file.iter_batches():
                 size += batch.nbytes  # what is really there, whatever the metadata say
                 within_limit(size, path)
+                batch.validate(full=True)  # indices and UTF-8, which a damaged file may have wrong
                 batches.append(batch)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable parquet file: {_first_line(str(error))}") from None
     return _to_raw(path, options.label, batches, text_labels=False)
 
@@ -163,4 +164,5 @@ def _explain_csv(message: str, names: list[str]) -> str:
 
 
 def _first_line(message: str) -> str:
-    return (message.splitlines() or ["no reason given"])[0][:200].rstrip(".")
+    line = (message.splitlines() or ["no reason given"])[0][:200].rstrip(".")
+    return "".join(letter if letter.isprintable() else "?" for letter in line)

@@ -197,11 +197,12 @@ def test_what_is_not_an_image_is_refused(tmp_path: Path, content: bytes, refusal
     assert "bad.png" in message and "not a readable" in message
 
 
+@pytest.mark.parametrize("place", ["0first", "last"])
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_a_truncated_image_is_refused(tmp_path: Path, suffix: str, refusal: Refusal) -> None:
+def test_a_truncated_image_is_refused(tmp_path: Path, suffix: str, place: str, refusal: Refusal) -> None:
     _two_classes(tmp_path)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
-    bad = tmp_path / "cat" / f"bad{suffix}"
+    bad = tmp_path / "cat" / f"{place}{suffix}"
     Image.fromarray(noise).save(bad)
     bad.write_bytes(bad.read_bytes()[:1500])
     message = refusal(read, tmp_path, OPTIONS)

@@ -86,6 +86,7 @@ def test_a_column_may_turn_from_whole_numbers_to_fractions_late(tmp_path: Path) 
         (",a,label\n0,1,x\n", "column 1 has no name (a saved row index?)"),
         (b"a,label\n\xff\xfe,x\n", "column 'a' holds"),
         (b"a,label\n1,\xff\xfe\n2,x\n", "not a readable csv file"),
+        (b"\xff\xfe,label\n1,x\n2,y\n", "not a readable csv file"),
         (b"\x00\x01\x02,label\n1,2\n", "printable"),
         ("a" * 300 + ",label\n1,2\n", "at most 200 printable"),
     ],
@@ -182,6 +183,18 @@ def test_damaged_parquet_is_refused(tmp_path: Path, refusal: Refusal) -> None:
         (tmp_path / "t.parquet").write_bytes(content)
         message = refusal(read_parquet, tmp_path / "t.parquet", PARQUET)
         assert str(tmp_path / "t.parquet") in message
+
+
+def test_parquet_text_that_is_not_utf8_is_refused(tmp_path: Path, refusal: Refusal) -> None:
+    broken = pa.array([b"\xff\xfe", b"ok", b"ok"], pa.binary()).view(pa.string())
+    path = _parquet(tmp_path, a=[1, 2, 3], label=broken)
+    assert "not a readable parquet file" in refusal(read_parquet, path, PARQUET)
+
+
+def test_a_signalling_nan_is_a_null_like_any_other(tmp_path: Path) -> None:
+    numbers = np.array([0x7FF0000000000001, 0], np.uint64).view(np.float64)
+    raw = read_parquet(_parquet(tmp_path, a=numbers, label=[0, 1]), PARQUET)
+    assert np.isnan(raw.inputs[:, 0]).tolist() == [True, False]
 
 
 def test_a_parquet_bomb_is_refused_before_it_is_unpacked(
