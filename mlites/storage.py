@@ -322,6 +322,10 @@ class Store:
                 ) from None
             if code in REGION_CODES:
                 raise InputError(f"{server}: {code}; set AWS_REGION to the region of {self.bucket!r}") from None
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500) < 500:
+                raise InputError(
+                    f"{server} answers {code} for {self._place(key)}; set MLITES_S3_ENDPOINT to a server of S3 objects"
+                ) from None
             raise
         except BotoCoreError as error:
             raise InputError(

@@ -1,0 +1,74 @@
+"""The real servers, shared by all tests of a session: SeaweedFS alone, or with Triton."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlites import stack as embedded
+from mlites.storage import Store
+
+SERVER_VARIABLES = (
+    "MLITES_HOME",
+    "MLITES_S3_ENDPOINT",
+    "MLITES_STORE",
+    "MLITES_TRITON_URL",
+    "MLITES_TRITON_GRPC",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+)
+
+
+def forget_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the environment that of a user who has named no servers."""
+    for name in SERVER_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """MLITES_HOME of the session's stack, which goes down at the end whatever happened."""
+    home = tmp_path_factory.mktemp("home")
+    yield home
+    with pytest.MonkeyPatch.context() as patch:
+        forget_servers(patch)
+        patch.setenv("MLITES_HOME", str(home))
+        embedded.down()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(_home: Path) -> dict[str, str]:
+    """A running SeaweedFS: the variables that lead to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        forget_servers(patch)
+        patch.setenv("MLITES_HOME", str(_home))
+        patch.setenv("MLITES_TRITON_URL", "http://127.0.0.1:9")  # named by the user, so none is started
+        return {name: value for name, value in embedded.up().items() if "TRITON" not in name}
+
+
+@pytest.fixture(scope="session")
+def stack(_home: Path, seaweedfs: dict[str, str]) -> dict[str, str]:
+    """A running SeaweedFS and a running Triton that reads s3://mlites/repository: the variables that lead to them."""
+    with pytest.MonkeyPatch.context() as patch:
+        forget_servers(patch)
+        patch.setenv("MLITES_HOME", str(_home))
+        return embedded.up()
+
+
+@pytest.fixture
+def store(seaweedfs: dict[str, str], tmp_path: Path) -> Store:
+    """An empty store of its own in the session's SeaweedFS."""
+    return Store.open(f"s3://mlites/{tmp_path.parent.name}/{tmp_path.name}", seaweedfs)
+
+
+@pytest.fixture
+def in_stack(stack: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The session's stack, named by the environment as after ``mlites stack up``."""
+    forget_servers(monkeypatch)
+    for name, value in stack.items():
+        monkeypatch.setenv(name, value)
+    return stack
