@@ -115,7 +115,7 @@ def declined(selection: dict[str, Any], name: str) -> dict[str, Any]:
     reasons = [
         reason
         for candidate in selection["candidates"]
-        if candidate["name"] == selection["selected"]
+        if candidate["candidate"] == selection["selected"]
         for reason in candidate["reasons"]
     ]
     return {
