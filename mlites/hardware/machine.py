@@ -12,7 +12,7 @@ from typing import Any
 from mlites.files import digest_json
 
 # Names in /proc/cpuinfo of what ONNX Runtime's and PyTorch's kernels choose between.
-X86 = "avx avx2 fma f16c avx_vnni avx512f avx512bw avx512vl avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_int8 amx_bf16"
+X86 = "avx avx2 fma avx_vnni avx512f avx512bw avx512vl avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_int8 amx_bf16"
 ARM = "neon asimd asimdhp asimddp i8mm bf16 sve sve2 sme"  # asimddp and i8mm are the INT8 dot products
 PACKAGES = ("mlites", "numpy", "onnx", "onnxruntime", "torch")
 

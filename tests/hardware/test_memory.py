@@ -1,0 +1,89 @@
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from mlites.errors import InputError
+from mlites.hardware.memory import PROGRAM, measure_peak_memory
+from tests.hardware.networks import FEATURES, make_model, make_weights
+
+Save = Callable[..., Path]
+ROWS = np.ones((3, FEATURES), np.float32)
+
+
+def test_peak_memory_agrees_with_what_the_kernel_tells_an_independent_process(save: Save):
+    path = save(make_model(make_weights((1024, 1024, 1024))))
+    code = (
+        "import sys, numpy, onnxruntime;"
+        "s = onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider']);"
+        f"[s.run(None, {{'input': numpy.ones((8, {FEATURES}), 'f4')}}) for _ in range(10)];"
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, path], stdin=-1, stdout=-1) as process:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        process.communicate()
+    peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+    assert measure_peak_memory(path, ROWS, threads=1, batch=8) == pytest.approx(peak, rel=0.05)
+
+
+def test_a_large_caller_does_not_count(save: Save):
+    path = save(make_model(make_weights()))
+    before = measure_peak_memory(path, ROWS, threads=1, batch=1)
+    ballast = np.ones(400 << 20, np.uint8)
+    assert psutil.Process().memory_info().rss > ballast.nbytes
+    assert measure_peak_memory(path, ROWS, threads=1, batch=1) == pytest.approx(before, rel=0.05)
+
+
+def test_a_larger_model_needs_more_by_at_least_its_weights(save: Save):
+    small = save(make_model(make_weights((8,))), "small.onnx")
+    large = save(make_model(make_weights((3000, 3000))), "large.onnx")
+    more = measure_peak_memory(large, ROWS, threads=1, batch=1) - measure_peak_memory(small, ROWS, threads=1, batch=1)
+    assert more > 0.9 * 4 * 3000 * 3000
+
+
+def test_the_program_imports_neither_torch_nor_onnx(save: Save):
+    path = save(make_model(make_weights()))
+    code = (
+        f"import runpy, sys; sys.argv = ['p', {str(path)!r}, '1', '[3, {FEATURES}]'];"
+        f"runpy.run_path({str(PROGRAM)!r}, run_name='__main__');"
+        "assert not {'torch', 'onnx', 'mlites', 'subprocess', 'pydantic'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], input=ROWS.tobytes(), capture_output=True, check=True)
+
+
+def test_a_model_that_cannot_run_gives_one_line(save: Save):
+    path = save(make_model(make_weights(), name="x"))
+    with pytest.raises(InputError, match=r"model\.onnx: ONNX Runtime cannot use it: .*input") as caught:
+        measure_peak_memory(path, ROWS, threads=1, batch=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_kills_its_process_leaves_the_caller_alive(save: Save, monkeypatch: pytest.MonkeyPatch):
+    crashing = save(b"import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashing.py")
+    monkeypatch.setattr("mlites.hardware.memory.PROGRAM", crashing)
+    with pytest.raises(InputError, match=r"model\.onnx: ONNX Runtime dies of SIGSEGV on this file"):
+        measure_peak_memory(save(make_model(make_weights())), ROWS, threads=1, batch=1)
+
+
+def test_a_model_that_never_ends_is_given_up(save: Save, monkeypatch: pytest.MonkeyPatch):
+    endless = save(b"import sys, time\nwhile True: time.sleep(9)", "endless.py")
+    monkeypatch.setattr("mlites.hardware.memory.PROGRAM", endless)
+    monkeypatch.setattr("mlites.hardware.memory.LONGEST_SECONDS", 0.2)
+    with pytest.raises(InputError, match=r"take more than 0\.2 s; this model is too slow"):
+        measure_peak_memory(save(make_model(make_weights())), ROWS, threads=1, batch=1)
+
+
+@pytest.mark.skipif(shutil.which("time", path="/usr/bin") is None, reason="GNU time is not installed")
+def test_gnu_time_sees_the_same_peak(save: Save):
+    path = save(make_model(make_weights((1024, 1024))))
+    command = ["/usr/bin/time", "-v", sys.executable, "-P", str(PROGRAM), str(path), "1", f"[3, {FEATURES}]"]
+    done = subprocess.run(command, input=ROWS.tobytes(), capture_output=True, check=True)
+    found = re.search(r"Maximum resident set size \(kbytes\): (\d+)", done.stderr.decode())
+    assert found and measure_peak_memory(path, ROWS, threads=1, batch=3) == pytest.approx(int(found[1]) * 1024, rel=0.05)
