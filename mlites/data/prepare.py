@@ -42,7 +42,18 @@ def prepare(
     Raises:
         InputError: the source is wrong, or breaks a critical expectation.
     """
-    place = str(path or data.source)
+    try:
+        return _prepare(data, task, seed, path, folder, quality_html, reference)
+    except InputError as error:
+        if path is None or data.path is None:
+            raise
+        raise InputError(str(error).replace(str(path), data.path)) from None  # a copy's name tells the user nothing
+
+
+def _prepare(
+    data: Data, task: str | None, seed: int, path: Path | None, folder: Path, quality_html: Path, reference: Path | None
+) -> dict[str, Any]:
+    place = data.path or data.source
     profile = read_profile(reference) if reference else None
     if path is not None:
         _check_readable(path, data)

@@ -312,6 +312,22 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path, refusal: Refusa
     assert "neither a file nor a folder" in refusal(_prepare, data, tmp_path)
 
 
+def test_messages_and_page_name_the_users_address_and_not_the_local_copy(tmp_path: Path, refusal: Refusal) -> None:
+    x, y = _blobs()
+    data = Data(source="npz", path="s3://bucket/d.npz")
+
+    def call(local: Path) -> Any:
+        return prepare(data, None, 0, local, tmp_path / "dataset", tmp_path / "quality.html", None)
+
+    _npz(tmp_path / "copy.npz", x, y[:5])
+    assert refusal(call, tmp_path / "copy.npz").startswith("s3://bucket/d.npz: 300 inputs but 5 labels")
+    x[0, 0] = np.nan
+    _npz(tmp_path / "copy.npz", x, y)
+    assert refusal(call, tmp_path / "copy.npz").startswith("s3://bucket/d.npz: critical check")
+    page = (tmp_path / "quality.html").read_text()
+    assert "s3://bucket/d.npz" in page and "copy.npz" not in page
+
+
 def test_the_source_digest_follows_content_and_names_alone(tmp_path: Path) -> None:
     file = Data(source="npz", path=str(tmp_path / "d.npz"))
     (tmp_path / "d.npz").write_bytes(b"one")
