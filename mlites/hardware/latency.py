@@ -106,10 +106,13 @@ def bootstrap_interval(ratios: Sequence[NDArray[np.float64]], seed: int) -> tupl
         seed: of the draws.
     """
     generator = np.random.default_rng(seed)
+    rounds = np.array([len(one) for one in ratios])
+    first, values = np.cumsum(rounds) - rounds, np.concatenate(ratios)
     medians = np.empty(RESAMPLES)
     for index in range(RESAMPLES):
-        drawn = [ratios[sitting] for sitting in generator.integers(len(ratios), size=len(ratios))]
-        medians[index] = np.median(np.concatenate([one[generator.integers(len(one), size=len(one))] for one in drawn]))
+        drawn = generator.integers(len(ratios), size=len(ratios))
+        starts, lengths = (np.repeat(each[drawn], rounds[drawn]) for each in (first, rounds))
+        medians[index] = np.median(values[generator.integers(starts, starts + lengths)])
     low, high = np.quantile(medians, [0.025, 0.975])
     return float(low * (1 - RESOLUTION)), float(high * (1 + RESOLUTION))
 

@@ -127,21 +127,23 @@ def _reason(verdicts: Sequence[Document], judgements: Sequence[Judgement], best:
     name, within = chosen["candidate"], sum(one.within_budget for one in judgements)
     low, high = chosen["speedup_interval"]
     figures = (
-        f"{chosen['speedup']:.2f}x the teacher's speed (95% interval {low:.2f} to {high:.2f}), "
-        f"{chosen['size_ratio']:.2f}x smaller, {_describe_drop(chosen['accuracy_drop_points'])}"
+        f"{chosen['speedup']:.2f}x the teacher's speed (95% interval {low:.2f} to {high:.2f}) "
+        f"at {100 / chosen['size_ratio']:.1f}% of its size, {_describe_drop(chosen['accuracy_drop_points'])}"
     )
     if judgement.within_budget:
         among = f"the best of the {within} within it by {RULE}" if within > 1 else "the only one within it"
         reason = f"{name} meets the budget and is {among}: {figures}."
     else:
         missed = "; ".join(judgement.reasons)
-        reason = f"{name} comes nearest to the budget, which no candidate meets: {missed}. It has {figures}."
+        reason = f"{name} comes nearest to the budget, which no candidate meets: {missed}. It reaches {figures}."
     if not any(map(_beats_teacher, verdicts)):
         reason += " No candidate is faster, smaller or more accurate than the teacher: keep the teacher."
     return reason
 
 
 def _describe_drop(points: float) -> str:
+    if abs(points) < 0.005:
+        return "the same accuracy"
     return f"accuracy {abs(points):.2f} points {'below' if points >= 0 else 'above'} the teacher's"
 
 

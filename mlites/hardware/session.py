@@ -131,7 +131,7 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
         else:
             for attribute in nodes.pop().attribute:
                 yield from (attribute.t, *attribute.tensors)
-                graphs.extend((attribute.g, *attribute.graphs) if attribute.g.node else attribute.graphs)
+                graphs.extend((attribute.g, *attribute.graphs))
 
 
 def _fits(found: list[Any], wanted: tuple[int | None, ...]) -> bool:

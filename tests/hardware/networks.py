@@ -1,5 +1,6 @@
 """Small ONNX models of known weights, and what they compute, in NumPy."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,16 @@ Weights = list[NDArray[np.float32]]
 def make_weights(hidden: tuple[int, ...] = (16,), seed: int = 0) -> Weights:
     generator = np.random.default_rng(seed)
     sizes = (FEATURES, *hidden, CLASSES)
-    return [
-        generator.normal(0, 1, (before, after)).astype(np.float32)
-        for before, after in zip(sizes, sizes[1:], strict=False)
-    ]
+    return [generator.normal(0, 1, (before, after)).astype(np.float32) for before, after in pairwise(sizes)]
 
 
 def make_model(weights: Weights, **changes: Any) -> onnx.ModelProto:
     """Matrix products with ReLU between them; ``changes``: name, batch, features, kind of the input."""
-    name, batch, kind = changes.get("name", "input"), changes.get("batch", "batch"), changes.get("kind", TensorProto.FLOAT)
+    name, batch, kind = (
+        changes.get("name", "input"),
+        changes.get("batch", "batch"),
+        changes.get("kind", TensorProto.FLOAT),
+    )
     features, classes = changes.get("features", weights[0].shape[0]), weights[-1].shape[1]
     nodes, value = [], name
     if kind != TensorProto.FLOAT:

@@ -87,7 +87,9 @@ def test_weights_in_another_file_are_found_inside_nodes_branches_and_functions(s
         model.graph.node.append(constant)
     elif place == "branch":
         branch = helper.make_graph([constant], "branch", [], [])
-        model.graph.node.append(helper.make_node("If", ["condition"], ["chosen"], then_branch=branch, else_branch=branch))
+        model.graph.node.append(
+            helper.make_node("If", ["condition"], ["chosen"], then_branch=branch, else_branch=branch)
+        )
     else:
         opset = helper.make_opsetid("", 17)
         model.functions.append(helper.make_function("own", "f", [], ["value"], [constant], [opset]))

@@ -1,0 +1,149 @@
+import copy
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlites.errors import InputError
+from mlites.files import canonical_json, digest_json
+from mlites.hardware.selection import select
+from mlites.recipe import Budget
+from tests.hardware.verdicts import make_verdict
+
+CANDIDATE = st.builds(
+    lambda accuracy, speedup, noise, size: {"accuracy": accuracy, "speedup": speedup, "noise": noise, "size": size},
+    st.sampled_from([0.90, 0.93, 0.94, 0.945, 0.95, 0.96]),
+    st.sampled_from([0.5, 1.0, 1.9, 2.0, 2.05, 2.1, 4.0]),
+    st.sampled_from([0.001, 0.02, 0.1, 0.5]),
+    st.sampled_from([100_000, 250_000, 1_000_000, 2_000_000]),
+)
+
+
+def named(*candidates: dict[str, float]) -> list[dict[str, object]]:
+    return [make_verdict(f"{chr(ord('a') + index)}-net", **one) for index, one in enumerate(candidates)]  # type: ignore[arg-type]
+
+
+def test_within_the_budget_speed_and_size_are_weighed_by_their_geometric_mean():
+    fast = make_verdict("fast", speedup=4.4, size=500_000)
+    small = make_verdict("small", speedup=4.0, size=100_000)
+    both = select([fast, small], Budget())
+    assert both["selected"] == "small"
+    assert both["model"] == small["model"]
+    assert both["within_budget"] is True
+    assert both["reason"] == (
+        "small meets the budget and is the best of the 2 within it by highest geometric mean of speedup and size "
+        "ratio: 4.00x the teacher's speed (95% interval 3.92 to 4.08) at 10.0% of its size, the same accuracy."
+    )
+
+
+def test_of_candidates_whose_speeds_overlap_the_smaller_wins_then_the_more_accurate():
+    noisy = make_verdict("noisy", speedup=2.1, noise=0.1, size=300_000)
+    smaller = make_verdict("smaller", speedup=2.0, noise=0.1, size=299_000)
+    assert select([noisy, smaller], Budget())["selected"] == "smaller"
+    equal = make_verdict("equal", speedup=2.0, noise=0.1, size=300_000, accuracy=0.951)
+    assert select([noisy, equal], Budget())["selected"] == "equal"
+
+
+def test_a_speed_that_the_measurement_can_tell_apart_counts():
+    faster = make_verdict("faster", speedup=2.1, noise=0.001, size=300_000)
+    smaller = make_verdict("smaller", speedup=2.0, noise=0.001, size=299_000)
+    assert select([faster, smaller], Budget())["selected"] == "faster"
+
+
+def test_the_smallest_and_fastest_does_not_win_outside_the_budget():
+    wrong = make_verdict("wrong", accuracy=0.5, speedup=100, size=1000)
+    right = make_verdict("right", accuracy=0.945)
+    chosen = select([wrong, right], Budget())
+    assert chosen["selected"] == "right"
+    assert chosen["reason"].startswith("right meets the budget and is the only one within it: 2.00x")
+    assert chosen["candidates"][0]["reasons"] == [
+        "accuracy drop is 45 points, the budget asks at most 1 points: missed by 44 points"
+    ]
+
+
+def test_where_none_meets_the_budget_the_nearest_is_named_with_what_it_misses():
+    near = make_verdict("near", accuracy=0.938, speedup=1.1, size=900_000)
+    far = make_verdict("far", accuracy=0.90, speedup=9, size=10_000)
+    chosen = select([far, near], Budget())
+    assert (chosen["selected"], chosen["within_budget"]) == ("near", False)
+    assert chosen["reason"] == (
+        "near comes nearest to the budget, which no candidate meets: accuracy drop is 1.2 points, the budget asks at "
+        "most 1 points: missed by 0.2 points. It reaches 1.10x the teacher's speed (95% interval 1.08 to 1.12) at "
+        "90.0% of its size, accuracy 1.20 points below the teacher's."
+    )
+
+
+def test_where_nothing_beats_the_teacher_the_reason_says_so_and_only_the_teacher_is_on_the_front():
+    verdicts = [
+        make_verdict("same", speedup=1.01, noise=0.02, size=1_000_000),
+        make_verdict("slow", speedup=0.5, size=1_000_000),
+    ]
+    chosen = select(verdicts, Budget())
+    assert chosen["selected"] == "same"
+    assert chosen["reason"].endswith(
+        "No candidate is faster, smaller or more accurate than the teacher: keep the teacher."
+    )
+    worse = select([make_verdict("slow", speedup=0.5, accuracy=0.94, size=2_000_000)], Budget())
+    assert worse["baseline"]["on_front"] is True and worse["candidates"][0]["on_front"] is False
+
+
+def test_a_candidate_better_on_every_axis_takes_the_teacher_off_the_front():
+    chosen = select([make_verdict(accuracy=0.96)], Budget())
+    assert chosen["baseline"]["on_front"] is False and chosen["candidates"][0]["on_front"] is True
+    assert "accuracy 1.00 points above the teacher's" in chosen["reason"]
+    assert "keep the teacher" not in chosen["reason"]
+
+
+def test_the_baseline_is_the_median_of_its_measurements():
+    verdicts = [make_verdict(name, teacher_ms=ms) for name, ms in (("a", 1.0), ("b", 9.0), ("c", 1.2))]
+    baseline = select(verdicts, Budget())["baseline"]
+    assert baseline["latency_ms"] == pytest.approx({"p50": 1.2, "p95": 2.4, "p99": 3.6})
+    assert (baseline["name"], baseline["accuracy"], baseline["size_bytes"]) == ("teacher", 0.95, 1_000_000)
+
+
+def test_the_document_names_the_verdicts_it_rests_on_and_leaves_them_unchanged():
+    verdicts = named({"speedup": 2.0}, {"speedup": 3.0})
+    before = copy.deepcopy(verdicts)
+    chosen = select(verdicts, Budget(size_kib=600))
+    assert verdicts == before
+    assert chosen["format"] == "mlites-selection/1"
+    assert chosen["verdicts"] == [digest_json(verdict) for verdict in verdicts]
+    assert [one["candidate"] for one in chosen["candidates"]] == ["a-net", "b-net"]
+    assert not {"provenance", "baseline", "format"} & set(chosen["candidates"][0])
+    assert chosen["candidates"][0]["confusion"] == verdicts[0]["confusion"]
+    assert Budget.model_validate(chosen["budget"]) == Budget(size_kib=600)
+    assert json.loads(canonical_json(chosen)) == chosen
+
+
+@given(st.lists(CANDIDATE, min_size=1, max_size=8), st.randoms())
+@settings(max_examples=200)
+def test_the_choice_does_not_depend_on_the_order_and_is_beaten_by_none_within_the_budget(candidates, random):
+    verdicts = named(*candidates)
+    chosen = select(verdicts, Budget())
+    shuffled = random.sample(verdicts, len(verdicts))
+    assert select(shuffled, Budget())["selected"] == chosen["selected"]
+    by_name = {one["candidate"]: one for one in chosen["candidates"]}
+    best = by_name[chosen["selected"]]
+    within = [one for one in chosen["candidates"] if one["within_budget"]]
+    assert best["within_budget"] == chosen["within_budget"] == bool(within)
+    for other in within:
+        pairs = [(best[key], other[key]) for key in ("accuracy", "speedup", "size_ratio")]
+        assert not (all(theirs >= ours for ours, theirs in pairs) and any(theirs > ours for ours, theirs in pairs))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "told"),
+    [
+        ([], "no verdict to select from: validate at least one candidate first"),
+        ([make_verdict("a"), make_verdict("a")], "candidate 'a' has two verdicts; give each candidate once"),
+        (
+            [make_verdict("a"), make_verdict("b") | {"baseline": make_verdict()["baseline"] | {"model": "e" * 64}}],
+            "'a' and 'b' were measured against different teachers; validate them against the same one",
+        ),
+    ],
+)
+def test_verdicts_that_cannot_be_compared_are_refused(verdicts: list[dict[str, object]], told: str):
+    with pytest.raises(InputError) as caught:
+        select(verdicts, Budget())
+    assert str(caught.value) == told

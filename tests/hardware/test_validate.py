@@ -1,0 +1,84 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlites.data.dataset import Dataset
+from mlites.errors import InputError
+from mlites.files import canonical_json
+from mlites.hardware.selection import select
+from mlites.hardware.validate import validate
+from mlites.models.card import read_card
+from mlites.recipe import Budget, Hardware
+from tests.hardware.networks import forward, make_model, make_weights
+
+ModelFolder = Callable[..., Path]
+QUICK = Hardware(seconds=0.1)
+
+
+def onnx_bytes(seed: int = 0, **changes: object) -> bytes:
+    return make_model(make_weights(seed=seed), **changes).SerializeToString()
+
+
+def test_a_verdict_holds_what_was_measured_of_candidate_and_teacher(dataset: Dataset, model_folder: ModelFolder):
+    baseline, candidate = model_folder("teacher", onnx_bytes()), model_folder("student", onnx_bytes(seed=5))
+    verdict = validate(candidate, baseline, dataset, QUICK, "student", ["distill mlp 16"])
+    inputs, labels = dataset.arrays("test")
+    teacher, own = (forward(make_weights(seed=seed), inputs).argmax(axis=1) for seed in (0, 5))
+    assert verdict["format"] == "mlites-verdict/1"
+    assert (verdict["candidate"], verdict["passes"]) == ("student", ["distill mlp 16"])
+    assert verdict["model"] == read_card(candidate).digest
+    assert verdict["parents"] == ["0" * 64] and verdict["provenance"][0]["step"] == "train"
+    assert verdict["accuracy"] == pytest.approx((own == labels).mean())
+    assert verdict["baseline"]["accuracy"] == pytest.approx((teacher == labels).mean()) == 0.9
+    assert verdict["accuracy_drop_points"] == pytest.approx(100 * (0.9 - verdict["accuracy"]))
+    assert verdict["agreement"] == pytest.approx((own == teacher).mean())
+    assert np.array(verdict["confusion"]).sum() == len(labels)
+    assert verdict["size_bytes"] == (candidate / "model.onnx").stat().st_size
+    assert verdict["size_ratio"] == (baseline / "model.onnx").stat().st_size / verdict["size_bytes"]
+    assert verdict["speedup"] == pytest.approx(1, abs=0.2)
+    assert verdict["speedup_interval"][0] <= verdict["speedup"] <= verdict["speedup_interval"][1]
+    for figures in (verdict, verdict["baseline"]):
+        assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p95"] <= figures["latency_ms"]["p99"]
+        assert 20 << 20 < figures["peak_memory_bytes"] < 1 << 30
+    assert verdict["machine"]["threads"] == verdict["machine"]["batch"] == 1
+    assert verdict["rounds"] >= 10
+    canonical_json(verdict)
+    assert select([verdict], Budget())["selected"] == "student"
+
+
+def test_the_teacher_against_itself_loses_nothing(dataset: Dataset, model_folder: ModelFolder):
+    folder = model_folder("teacher", onnx_bytes())
+    verdict = validate(folder, folder, dataset, Hardware(seconds=0.05, batch=500), "same", [])
+    assert verdict["accuracy_drop_points"] == 0 and verdict["agreement"] == 1 and verdict["size_ratio"] == 1
+    assert verdict["machine"]["batch"] == 500
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "told"),
+    [
+        (onnx_bytes()[:-9], {}, "not an ONNX file, or cut short"),
+        (onnx_bytes(name="x"), {}, "ONNX Runtime cannot use it"),
+        (onnx_bytes(batch=1), {}, "input has shape [1, 6]; the data needs"),
+        (onnx_bytes(), {"classes": ("a", "c", "b")}, "classes are a, c, b; the data has a, b, c, in this order"),
+        (onnx_bytes(), {"form": "torch"}, "form is torch; validation needs an exported model.onnx"),
+    ],
+)
+def test_a_candidate_that_cannot_be_measured_gives_one_line_that_names_its_file(
+    dataset: Dataset, model_folder: ModelFolder, content: bytes, changes: dict[str, object], told: str
+):
+    baseline = model_folder("teacher", onnx_bytes())
+    candidate = model_folder("broken", content, **changes)
+    with pytest.raises(InputError) as caught:
+        validate(candidate, baseline, dataset, QUICK, "broken", [])
+    message = str(caught.value)
+    assert told in message and str(candidate) in message and "\n" not in message
+
+
+def test_more_threads_than_cores_are_refused(dataset: Dataset, model_folder: ModelFolder):
+    folder = model_folder("teacher", onnx_bytes())
+    cores = len(os.sched_getaffinity(0))
+    with pytest.raises(InputError, match=f"hardware.threads is 256, but this process may use {cores} cores; lower"):
+        validate(folder, folder, dataset, Hardware(threads=256), "same", [])
