@@ -116,21 +116,23 @@ def prune(
 
 def export(parent: Path, dataset: Dataset, folder: Path) -> ModelCard:
     """Write a PyTorch model as ONNX, checked on the validation rows."""
-    from mlites.export import check_parity, export_onnx
+    from mlites.export import answers, check_parity, export_onnx
 
     module, card = load_model(parent)
     _check_fits(card, dataset)
     model = export_onnx(module, card.input_shape)
-    inputs, _ = _arrays(card, dataset, "validation")
+    inputs, labels = _arrays(card, dataset, "validation")
     metrics = check_parity(model, module, inputs)
+    metrics["validation_accuracy"] = float((answers(model, inputs).argmax(1) == labels).mean())
     child = card.after("export", options={}, data=dataset.digest, metrics=metrics, form="onnx", layers={})
     return write_model_folder(folder, model.SerializeToString(deterministic=True), child)
 
 
 def quantize(parent: Path, dataset: Dataset, options: Quantize, folder: Path) -> ModelCard:
-    """Quantize an FP32 ONNX model, calibrated on the first training rows (the prepared splits are shuffled)."""
+    """Quantize an FP32 ONNX model, calibrated on training rows taken at even distances."""
     from mlites.compression.quantization.dynamic import quantize_dynamic_int8
     from mlites.compression.quantization.static import quantize_static_int8
+    from mlites.export import answers, compact_
     from mlites.hardware.session import check_file
 
     card = read_card(parent)
@@ -142,14 +144,18 @@ def quantize(parent: Path, dataset: Dataset, options: Quantize, folder: Path) ->
     if options.method == "dynamic":
         quantized = quantize_dynamic_int8(model, per_channel=options.per_channel)
     else:
-        rows = _arrays(card, dataset, "train")[0][: options.samples]
+        inputs, _ = _arrays(card, dataset, "train")
+        rows = inputs[np.linspace(0, len(inputs) - 1, min(options.samples, len(inputs))).round().astype(np.int64)]
         quantized = quantize_static_int8(model, rows, per_channel=options.per_channel, calibration=options.calibration)
+    compact_(quantized)
+    inputs, labels = _arrays(card, dataset, "validation")
+    accuracy = float((answers(quantized, inputs).argmax(1) == labels).mean())
     before, after = (len(one.SerializeToString(deterministic=True)) for one in (model, quantized))
     child = card.after(
         "quantize",
         options=options.model_dump(mode="json", by_alias=True),
         data=dataset.digest,
-        metrics={"size_bytes_before": before, "size_bytes": after},
+        metrics={"validation_accuracy": accuracy, "size_bytes_before": before, "size_bytes": after},
     )
     return write_model_folder(folder, quantized.SerializeToString(deterministic=True), child)
 

@@ -20,8 +20,17 @@ def save_model(folder: Path, module: nn.Module, card: ModelCard) -> ModelCard:
 
     Returns:
         The card as written: with sizes of changed layers, file digests and its own digest.
+
+    Raises:
+        ValueError: a layer has another shape than the architecture's and is of a kind whose size is not recorded.
     """
-    sizes = changed_sizes(module, _skeleton(card))
+    skeleton = _skeleton(card)
+    sizes = changed_sizes(module, skeleton)
+    restore_sizes_(skeleton, sizes)
+    found, restored = ({n: tuple(t.shape) for n, t in one.state_dict().items()} for one in (module, skeleton))
+    if found != restored:
+        name = min(n for n in {*found, *restored} if found.get(n) != restored.get(n))
+        raise ValueError(f"{name} has shape {found.get(name)}, a reloaded model would have {restored.get(name)}")
     # cloned, as safetensors refuses tensors that share memory (tied weights)
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
     return write_model_folder(folder, save(state), dataclasses.replace(card, form="torch", layers=sizes))

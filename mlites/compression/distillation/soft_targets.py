@@ -47,23 +47,25 @@ def distillation_loss(
     """The loss that `train` takes to make a student of this teacher.
 
     Args:
-        teacher: in evaluation mode; left unchanged.
+        teacher: in evaluation mode; follows the student to its device.
         inputs: all training rows, as preprocessed.
         augmented: the rows change from epoch to epoch, so that the teacher must look at each batch anew; otherwise it
-            looks at all rows once, here.
+            looks at all rows once, at the start.
         temperature: as in `soft_target_loss`, like the rest.
         soft_weight: the same.
         label_smoothing: the same.
     """
-    known = None if augmented else evaluate(teacher, inputs, torch.zeros(len(inputs), dtype=torch.int64))[1]
+    known: Tensor | None = None
 
     def loss(student: Tensor, labels: Tensor, rows: Tensor, batch: Tensor) -> Tensor:
-        if known is not None:
-            logits = known[rows].to(student.device)
-        else:
-            teacher.to(batch.device)
+        nonlocal known
+        if augmented:
             with torch.no_grad():
-                logits = teacher(batch).float()
+                logits = teacher.to(batch.device)(batch).float()
+        else:
+            if known is None:
+                known = evaluate(teacher.to(batch.device), inputs, torch.zeros(len(inputs)))[1]
+            logits = known[rows].to(student.device)
         return soft_target_loss(student, logits, labels, temperature, soft_weight, label_smoothing)
 
     return loss

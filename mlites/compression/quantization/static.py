@@ -67,6 +67,7 @@ def quantize_static_int8(
             weight_type=QuantType.QInt8,
             calibrate_method=METHODS[calibration],
             calibration_providers=["CPUExecutionProvider"],
+            extra_options={"CalibStridedMinMax": 1},  # one range of rows at a time, whatever the method
         )
         return onnx.load(quantized)
 
@@ -91,11 +92,18 @@ def quiet() -> Iterator[None]:
 
 
 class _Rows(CalibrationDataReader):  # type: ignore[misc]
-    """Hands on the rows a few at a time."""
+    """Hands on the rows a few at a time, in ranges: the library forgets intermediate results after each range."""
 
     def __init__(self, inputs: NDArray[np.float32]) -> None:
-        self._pieces = iter(np.split(inputs, range(ROWS_AT_A_TIME, len(inputs), ROWS_AT_A_TIME)))
+        self._pieces = np.split(inputs, range(ROWS_AT_A_TIME, len(inputs), ROWS_AT_A_TIME))
+        self.set_range(0, len(self._pieces))
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self._waiting = iter(self._pieces[start_index:end_index])
 
     def get_next(self) -> dict[str, Any] | None:
-        piece = next(self._pieces, None)
+        piece = next(self._waiting, None)
         return None if piece is None else {INPUT: piece}
