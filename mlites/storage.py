@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -40,11 +41,19 @@ class PreconditionFailed(Exception):
 
 @dataclass(frozen=True)
 class ObjectStat:
-    """What S3 says about an object without sending it; ``sha256`` is None where mlites did not write it."""
+    """What S3 says about an object without sending it.
+
+    Attributes:
+        size: bytes.
+        etag: changes with the content.
+        sha256: None where mlites did not write it.
+        modified: when it was written, to the second.
+    """
 
     size: int
     etag: str
     sha256: str | None
+    modified: datetime
 
 
 class Store:
@@ -148,7 +157,9 @@ class Store:
         """
         with self._faults(key):
             head = self._client.head_object(Bucket=self.bucket, Key=self._key(key))
-        return ObjectStat(int(head["ContentLength"]), str(head["ETag"]), head["Metadata"].get("sha256"))
+        return ObjectStat(
+            int(head["ContentLength"]), str(head["ETag"]), head["Metadata"].get("sha256"), head["LastModified"]
+        )
 
     def delete(self, key: str) -> None:
         """Remove an object; removing none is no error."""

@@ -23,10 +23,15 @@ SERVER_VARIABLES = (
 )
 
 
-def forget_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the environment that of a user who has named no servers."""
+def _forget_servers(patch: pytest.MonkeyPatch) -> None:
     for name in SERVER_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+        patch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def without_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a user who has named no servers."""
+    _forget_servers(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +40,7 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("home")
     yield home
     with pytest.MonkeyPatch.context() as patch:
-        forget_servers(patch)
+        _forget_servers(patch)
         patch.setenv("MLITES_HOME", str(home))
         embedded.down()
 
@@ -44,7 +49,7 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def seaweedfs(_home: Path) -> dict[str, str]:
     """A running SeaweedFS: the variables that lead to it."""
     with pytest.MonkeyPatch.context() as patch:
-        forget_servers(patch)
+        _forget_servers(patch)
         patch.setenv("MLITES_HOME", str(_home))
         patch.setenv("MLITES_TRITON_URL", "http://127.0.0.1:9")  # named by the user, so none is started
         return {name: value for name, value in embedded.up().items() if "TRITON" not in name}
@@ -54,7 +59,7 @@ def seaweedfs(_home: Path) -> dict[str, str]:
 def stack(_home: Path, seaweedfs: dict[str, str]) -> dict[str, str]:
     """A running SeaweedFS and a running Triton that reads s3://mlites/repository: the variables that lead to them."""
     with pytest.MonkeyPatch.context() as patch:
-        forget_servers(patch)
+        _forget_servers(patch)
         patch.setenv("MLITES_HOME", str(_home))
         return embedded.up()
 
@@ -66,9 +71,8 @@ def store(seaweedfs: dict[str, str], tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def in_stack(stack: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def in_stack(stack: dict[str, str], without_servers: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The session's stack, named by the environment as after ``mlites stack up``."""
-    forget_servers(monkeypatch)
     for name, value in stack.items():
         monkeypatch.setenv(name, value)
     return stack

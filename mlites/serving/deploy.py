@@ -7,6 +7,7 @@ it under a name of its own, with everything in the request, and must answer the 
 
 import dataclasses
 import json
+import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -83,7 +84,12 @@ def deploy(
         versions = former.versions
     else:
         versions = [*(former.versions[-1:] if former else []), version]
-    etag = _point(store, name, configuration(name, card, serving, versions, threads), former)
+    try:
+        etag = _point(store, name, configuration(name, card, serving, versions, threads), former)
+    except PreconditionFailed:
+        raise DeploymentFailed(
+            f"another deployment of {name} was first; look at what it serves, then try again"
+        ) from None
     try:
         triton.load(name)
         triton.wait_until_ready(name, version)
@@ -225,16 +231,20 @@ def _store_new_version(store: Store, name: str, folder: Path) -> int:
 
 
 def _point(store: Store, name: str, text: str, former: _Pointer | None) -> str:
-    """Write config.pbtxt if it is still the one that was read."""
+    """Write config.pbtxt if it is still the one that was read, in a later second: Triton tells changes by these.
+
+    Raises:
+        PreconditionFailed: another deployment was first.
+    """
     key = model_key(name, CONFIG)
-    try:
-        if former is None:
-            return store.put(key, text.encode(), if_absent=True)
-        return store.put(key, text.encode(), if_match=former.etag)
-    except PreconditionFailed:
-        raise DeploymentFailed(
-            f"another deployment of {name} was first; look at what it serves, then try again"
-        ) from None
+    if former is None:
+        return store.put(key, text.encode(), if_absent=True)
+    etag, before = former.etag, store.stat(key).modified
+    while True:
+        etag = store.put(key, text.encode(), if_match=etag)
+        if store.stat(key).modified > before:
+            return etag
+        time.sleep(0.1)
 
 
 def _restore(store: Store, triton: Triton, name: str, former: _Pointer | None, etag: str) -> str:
@@ -246,7 +256,7 @@ def _restore(store: Store, triton: Triton, name: str, former: _Pointer | None, e
                 store.delete(key)
                 triton.unload(name)
             return "it had no version before"
-        store.put(key, former.text.encode(), if_match=etag)
+        _point(store, name, former.text, _Pointer("", etag, []))
         triton.load(name)
         triton.wait_until_ready(name, former.versions[-1])
         return f"version {former.versions[-1]} serves as before"

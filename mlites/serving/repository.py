@@ -6,7 +6,7 @@ The same text serves the embedded Triton, whose "onnxruntime" is ours, and a pro
 import json
 from typing import Any
 
-from google.protobuf import text_format
+from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 
 from mlites.hardware.session import INPUT, OUTPUT

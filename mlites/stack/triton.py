@@ -39,7 +39,7 @@ def command(folder: Path, environment: Path, ports: dict[str, int], repository: 
         "--exit-on-error=false",
         "--strict-readiness=false",
         "--disable-auto-complete-config",
-        "--exit-timeout-secs=10",
+        "--exit-timeout-secs=5",
         f"--backend-directory={folder / 'backends'}",
         f"--cache-directory={server / 'caches'}",
         f"--backend-config=python,shm-region-prefix-name={_region(folder)}",
