@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mlites.files import canonical_json, digest_json, write_atomically
 
 Precision = Literal["fp32", "bf16"]
+Step = Callable[[nn.Module, Precision], Tensor]
 LEAST_GAIN = 1.15
 WARM_UP_STEPS, TIMED_STEPS = 2, 6
 
@@ -23,7 +24,7 @@ WARM_UP_STEPS, TIMED_STEPS = 2, 6
 def choose_precision(
     asked: Literal["auto", "fp32", "bf16"],
     module: nn.Module,
-    step: Callable[[nn.Module, Precision], Tensor],
+    step: Step,
     shape: object,
 ) -> Precision:
     """Settle ``auto``: bf16 where the processor has it and it is at least 1.15 times as fast.
@@ -56,7 +57,7 @@ def choose_precision(
     return chosen
 
 
-def _gain(module: nn.Module, step: Callable[[nn.Module, Precision], Tensor]) -> float:
+def _gain(module: nn.Module, step: Step) -> float:
     """How many times as fast a step is in bf16: the best of interleaved steps, as noise only ever slows."""
     trial = copy.deepcopy(module).train()
     device = next(trial.parameters()).device
