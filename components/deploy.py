@@ -32,6 +32,7 @@ def deploy(
         from pathlib import Path
 
         from mlites.data.dataset import Dataset
+        from mlites.models.card import read_card
         from mlites.recipe import Serving
         from mlites.serving.deploy import deploy
         from mlites.storage import Store
@@ -41,7 +42,8 @@ def deploy(
             digest = documents.get_document(selection)["model"]
             folder = Path(work) / "model"
             documents.get_folder(f"models/{digest}", folder)
-            samples, _ = Dataset.load(Path(dataset.path)).arrays("test")
+            data = Dataset.load(Path(dataset.path)).normalised_for(read_card(folder).preprocessing)
+            samples, _ = data.arrays("test")
             return documents.put_document(
                 deploy(documents, folder, model, Serving.model_validate(serving), samples[:16])
             )

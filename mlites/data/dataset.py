@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,23 @@ class Dataset:
         if len(labels) and (labels.min() < 0 or labels.max() >= len(self.classes)):
             raise InputError(f"{path}: labels must be 0 to {len(self.classes) - 1}")
         return inputs, labels
+
+    def normalised_for(self, preprocessing: dict[str, Any]) -> "Dataset":
+        """The same rows as a model wants them that was trained with other numbers than this dataset's own.
+
+        Raises:
+            InputError: the model's numbers are for another count of channels or features.
+        """
+        try:
+            numbers = Preprocessing.from_json(preprocessing)
+        except ValueError as error:
+            raise InputError(f"the model's preprocessing cannot be read: {error}; export the model again") from None
+        if len(numbers.mean) != self.input_shape[0]:
+            raise InputError(
+                f"the model normalises {len(numbers.mean)} channels or features, the data has {self.input_shape[0]}; "
+                "train on data of the same shape"
+            )
+        return replace(self, preprocessing=numbers)
 
     def arrays(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Model inputs (n, \\*input_shape), contiguous, and labels (n,) of train, validation or test."""

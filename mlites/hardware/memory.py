@@ -17,7 +17,7 @@ LONGEST_SECONDS = 600
 
 
 def measure_peak_memory(path: Path, rows: NDArray[np.float32], *, threads: int, batch: int) -> int:
-    """Bytes resident at the peak, the interpreter, NumPy and ONNX Runtime (some 60 MiB) included.
+    """Bytes resident at the peak, the interpreter, NumPy and ONNX Runtime (some 50 MiB) included.
 
     On Linux this is VmHWM; the kernel starts ru_maxrss of a new program at the peak of the process that started it.
     A file that crashes ONNX Runtime ends this process and not the caller.

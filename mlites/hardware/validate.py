@@ -42,10 +42,12 @@ def validate(
             f"hardware.threads is {hardware.threads}, but this process may use {machine.cores} cores; "
             "lower threads or measure on a larger machine"
         )
-    inputs, labels = dataset.arrays("test")
-    rows = inputs[: hardware.batch]
     folders = (baseline, candidate)
     cards = [_check_model(folder, dataset) for folder in folders]
+    if cards[0].preprocessing != cards[1].preprocessing:
+        raise InputError(f"{candidate / 'model.json'}: preprocessing differs from the baseline's; compare like with like")
+    inputs, labels = dataset.normalised_for(cards[0].preprocessing).arrays("test")
+    rows = inputs[: hardware.batch]
     models = [folder / "model.onnx" for folder in folders]
     # memory comes first: a file that crashes ONNX Runtime shall crash that process and not this one
     peaks = [measure_peak_memory(path, rows, threads=hardware.threads, batch=hardware.batch) for path in models]
@@ -64,6 +66,7 @@ def validate(
         "model": cards[1].digest,
         "parents": list(cards[1].parents),
         "provenance": list(cards[1].provenance),
+        "preprocessing": cards[1].preprocessing,
         "machine": {**machine.to_json(), "threads": hardware.threads, "batch": hardware.batch},
         "baseline": {"name": BASELINE, "model": cards[0].digest, **teacher},
         **own,

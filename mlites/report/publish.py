@@ -6,7 +6,6 @@ from pathlib import Path
 
 import yaml
 
-from mlites.data.dataset import Dataset
 from mlites.files import canonical_json, write_atomically
 from mlites.recipe import Recipe
 from mlites.report.calls import Signature
@@ -31,9 +30,9 @@ def write_run(
     """
     selected, deployed = store.get_document(selection), store.get_document(deployment)
     verdicts = [store.get_document(digest) for digest in selected["verdicts"]]
-    data = Dataset.load(dataset)
     document = json.loads((dataset / "document.json").read_bytes())
-    signature = Signature(input_shape=list(data.input_shape), preprocessing=data.preprocessing.to_json())
+    (chosen,) = (verdict for verdict in verdicts if verdict["candidate"] == selected["selected"])
+    signature = Signature(input_shape=document["input_shape"], preprocessing=chosen["preprocessing"])
     details = {
         "recipe_yaml": _recipe_yaml(recipe),
         "code_digest": os.environ.get("MLITES_CODE"),

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mlites.data.dataset import FORMAT, Dataset, Preprocessing, write_dataset
+from mlites.errors import InputError
 from mlites.files import canonical_json, digest_file, digest_json
 
 Refusal = Callable[..., str]
@@ -214,3 +215,22 @@ def test_a_broken_split_file_is_refused(tmp_path: Path, refusal: Refusal) -> Non
 def test_an_unknown_split_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="train, validation, test"):
         _write(tmp_path).split("holdout")
+
+
+def test_a_model_with_other_numbers_gets_its_rows_normalised_with_them(tmp_path: Path) -> None:
+    inputs, labels = np.arange(24, dtype=np.float32).reshape(6, 4), np.array([0, 1, 0, 1, 0, 1])
+    dataset = write_dataset(
+        tmp_path,
+        task="tabular-classification",
+        source="npz",
+        classes=("a", "b"),
+        preprocessing=Preprocessing(1.0, (0.0,) * 4, (1.0,) * 4),
+        splits={name: (inputs, labels) for name in ("train", "validation", "test")},
+    )
+    theirs = {"scale": 2.0, "mean": [1.0, 2.0, 3.0, 4.0], "std": [4.0] * 4}
+    rows, _ = dataset.normalised_for(theirs).arrays("test")
+    np.testing.assert_allclose(rows, (inputs * 2 - np.array([1, 2, 3, 4])) / 4, rtol=1e-6)
+    with pytest.raises(InputError, match=r"normalises 2 channels or features, the data has 4"):
+        dataset.normalised_for({"scale": 1.0, "mean": [0.0, 0.0], "std": [1.0, 1.0]})
+    with pytest.raises(InputError, match="cannot be read"):
+        dataset.normalised_for({"scale": 1.0})
