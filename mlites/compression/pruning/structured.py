@@ -26,12 +26,14 @@ class _Group:
 
     Attributes:
         root: layer whose output channels count the group's.
-        layers: names of all the layers with weights that depend on them.
+        name: of the root.
+        layers: names of the layers with weights whose own channels go; others only read them.
         importance: of each channel, (channels,).
         obstacle: name of a layer that cannot lose channels, if there is one.
     """
 
     root: nn.Module
+    name: str
     layers: tuple[str, ...]
     importance: Tensor
     obstacle: str | None
@@ -68,7 +70,7 @@ def prune_structured(
     while True:
         pruned = copy.deepcopy(module).eval()
         groups = _groups(pruned, example)
-        free = [group for group in groups if group.obstacle is None and not frozen & set(group.layers)]
+        free = [group for group in groups if group.obstacle is None and group.name not in frozen]
         if not free:
             reasons = sorted({group.obstacle for group in groups if group.obstacle} | frozen)
             raise InputError(f"no channels can be pruned: {_first(reasons) or 'the network has no hidden layer'}")
@@ -84,9 +86,9 @@ def prune_structured(
         stuck = [group for group in free if not _works_alone(module, example, group, round_to)]
         if not stuck:
             raise InputError(
-                f"pruning breaks this network, though no single layer does: {_first(list(free[0].layers))}"
+                f"pruning breaks this network, though no single layer does: {_first([group.name for group in free])}"
             )
-        frozen |= {name for group in stuck for name in group.layers}
+        frozen |= {group.name for group in stuck}
     before, after = count_cost(module, input_shape), count_cost(pruned, input_shape)
     whole = sorted({name for group in groups if group not in free for name in group.layers})
     return pruned.train(module.training), {
@@ -118,18 +120,20 @@ def _groups(module: nn.Module, example: Tensor) -> list[_Group]:
                 obstacle = "a parameter outside of any layer"
             if layer not in names or not list(layer.parameters(recurse=False)):
                 continue
-            layers.append(names[layer])
+            outgoing = graph.is_out_channel_pruning_fn(item.dep.handler)
+            if outgoing:
+                layers.append(names[layer])
             if not _separable(layer):
                 obstacle = f"{names[layer]} ({type(layer).__name__})"
             elif isinstance(layer, WEIGHTED) and len(positions):
-                squares = _squares(layer, graph.is_out_channel_pruning_fn(item.dep.handler))
+                squares = _squares(layer, outgoing)
                 if int(positions.max()) >= len(squares):
                     obstacle = f"{names[layer]} ({type(layer).__name__})"
                     continue
                 norms = torch.zeros_like(importance).index_add_(0, torch.tensor(item.root_idxs), squares[positions])
                 importance += norms / norms.mean().clamp_min(1e-30)
                 parts += 1
-        groups.append(_Group(root, tuple(dict.fromkeys(layers)), importance / max(parts, 1), obstacle))
+        groups.append(_Group(root, names[root], tuple(dict.fromkeys(layers)), importance / max(parts, 1), obstacle))
     return groups
 
 
@@ -221,7 +225,7 @@ def _works(pruned: nn.Module, example: Tensor, original: nn.Module) -> bool:
 
 def _works_alone(module: nn.Module, example: Tensor, group: _Group, round_to: int) -> bool:
     trial = copy.deepcopy(module).eval()
-    same = next(other for other in _groups(trial, example) if other.layers == group.layers)
+    same = next(other for other in _groups(trial, example) if other.name == group.name)
     keep = max(1, len(same.importance) - max(1, min(round_to, len(same.importance) - 1)))
     try:
         _remove_(trial, example, [same], [keep])
