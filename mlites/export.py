@@ -61,11 +61,15 @@ def export_onnx(module: nn.Module, input_shape: Sequence[int]) -> onnx.ModelProt
             raise InputError(f"this network cannot be exported to ONNX with an open batch: {reason}") from error
         finally:
             module.train(training)
-    assert program is not None
+    assert program is not None  # as it is when a file is asked for
     model: onnx.ModelProto = onnx.ModelProto.FromString(program.model_proto.SerializeToString())
     _pool_globally_(model)
     compact_(model)
     onnx.checker.check_model(model, full_check=True)
+    for value in (model.graph.input[0], model.graph.output[0]):
+        first = value.type.tensor_type.shape.dim[:1]
+        if not first or not first[0].dim_param:
+            raise InputError("this network cannot be exported to ONNX with an open batch: it fixes the number of rows")
     return model
 
 
@@ -126,6 +130,9 @@ def compact_(model: onnx.ModelProto) -> None:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     graph.ClearField("value_info")
+    domains = {node.domain for node in graph.node} | {""}
+    for entry in [one for one in model.opset_import if one.domain not in domains]:
+        model.opset_import.remove(entry)
     names = {one.name: one.name for one in (*graph.input, *graph.output)} | {"": ""}
     for index, node in enumerate(graph.node):
         node.name = f"n{index}"

@@ -80,7 +80,7 @@ def test_input_is_left_unchanged() -> None:
 
 def test_too_narrow_to_round_is_refused() -> None:
     module = build_model(MLP(family="mlp", hidden=(8,)), (5,), 3)
-    with pytest.raises(InputError, match="amount 0.2 .* multiples of round_to 8, removes no channel; raise amount"):
+    with pytest.raises(InputError, match=r"amount 0.2 .* multiples of round_to 8, removes no channel; raise amount"):
         prune_structured(module, (5,), 0.2, round_to=8)
     with pytest.raises(ValueError, match="amount must be above 0 and below 1, got 1"):
         prune_structured(module, (5,), 1.0)
@@ -173,7 +173,7 @@ class OwnParameter(nn.Module):
 
 
 def test_parameter_of_the_users_own_is_the_stated_obstacle() -> None:
-    with pytest.raises(InputError, match="no channels can be pruned: .*parameter outside of any layer"):
+    with pytest.raises(InputError, match=r"no channels can be pruned: .*parameter outside of any layer"):
         prune_structured(OwnParameter(), (4,), 0.5, round_to=1)
 
 
@@ -189,7 +189,7 @@ class Attention(nn.Module):
 
 
 def test_attention_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match="no channels can be pruned: .*attention"):
+    with pytest.raises(InputError, match=r"no channels can be pruned: .*attention"):
         prune_structured(Attention(), (20,), 0.5, round_to=1)
 
 

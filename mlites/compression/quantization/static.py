@@ -6,6 +6,7 @@ default of the library, the kernels for x86 are slower than FP32.
 """
 
 import contextlib
+import io
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -82,11 +83,12 @@ def preprocess(model: onnx.ModelProto, work: Path) -> Path:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the library's advice off the log: it recommends what is done here already."""
+    """Keep the library's advice, which recommends what is done here already, and its progress off the terminal."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         logging.disable(level)
 
