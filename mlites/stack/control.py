@@ -25,6 +25,8 @@ from mlites.stack import process, seaweedfs, triton, triton_environment
 
 READY_SECONDS = 60.0
 START_ATTEMPTS = 3
+# Triton unloads its models. SeaweedFS closes S3 at once, then waits for idle connections; what it holds is on disk.
+PATIENCE_SECONDS = {"triton": 10.0, "seaweedfs": 4.0}
 KEYS = ("access_key", "secret_key", "volume_key", "filer_key")
 DEFAULT_STORE = "s3://mlites"
 
@@ -317,7 +319,7 @@ def _wait(plan: _Plan, ports: dict[str, int], mark: str) -> bool:
 
 
 def _end(folder: Path, record: dict[str, Any], name: str) -> bool:
-    ran = process.stop(_mark(folder, name))
+    ran = process.stop(_mark(folder, name), PATIENCE_SECONDS[name])
     ports = record.get(name, {}).get("ports", {})
     if name == "seaweedfs":
         seaweedfs.clear(folder, ports)

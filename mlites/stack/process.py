@@ -13,14 +13,15 @@ MARK = "MLITES_STACK_SERVER"
 IN_FOLDER = 'cd "$0" && exec "$@"'
 
 
-def start(mark: str, command: list[str], variables: dict[str, str], log: Path) -> int:
+def start(mark: str, command: list[str], variables: dict[str, str], log: Path) -> None:
     """Start a server in a session of its own, its output in the log and the log's folder as its folder.
 
-    The log of an earlier start is kept beside it, as ``<name>.1``.
+    The log of an earlier start is kept beside it, as ``<name>.1``. Returns when the server can be found by its mark, or
+    has ended.
     """
     if log.exists():
         log.replace(log.with_name(f"{log.name}.1"))
-    return os.posix_spawn(
+    pid = os.posix_spawn(
         "/bin/sh",
         ["sh", "-c", IN_FOLDER, str(log.parent), *command],
         {**variables, MARK: mark},
@@ -32,6 +33,9 @@ def start(mark: str, command: list[str], variables: dict[str, str], log: Path) -
         setsid=True,
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores these, and a child would inherit that
     )
+    # While a program takes the place of another, its environment reads as empty.
+    while not os.waitpid(pid, os.WNOHANG)[0] and (_is_shell(pid) or not _bears(Path(f"/proc/{pid}"), mark)):
+        time.sleep(0.001)
 
 
 def find(mark: str) -> list[int]:
@@ -97,6 +101,10 @@ def _bears(process: Path, mark: str) -> bool:
     except OSError:  # ended, or another user's
         return False
     return f"\0{MARK}={mark}\0".encode() in b"\0" + environment
+
+
+def _is_shell(pid: int) -> bool:
+    return IN_FOLDER.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def _wait_for_end(handles: list[int], timeout_s: float) -> None:

@@ -20,6 +20,7 @@ from mlites.errors import InputError
 from mlites.files import new_folder
 
 PINS = ("numpy==2.4.6", "onnxruntime==1.31.1", "nvidia-pytriton==0.7.0")
+IMPORTS = ("numpy", "onnxruntime")  # tried before an environment counts as whole
 STUBS = ((3, 11), (3, 12), (3, 13))  # Python versions for which nvidia-pytriton ships a stub, from ours on
 BUNDLED_LIBPYTHON = (3, 13)  # its libpython comes with the wheel
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -77,7 +78,8 @@ def _build(work: Path) -> None:
         venv.EnvBuilder(with_pip=False, symlinks=True).create(work)
     except (OSError, subprocess.CalledProcessError) as error:
         raise InputError(f"cannot make a virtual environment: {error}; apt install python{VERSION}-venv") from None
-    arguments = ["install", "--quiet", "--no-deps", "--no-compile", "--disable-pip-version-check", *PINS]
+    # Whatever PYTHONPATH leads to is not installed there, and Triton's stub does not look at it.
+    arguments = ["install", "--quiet", "--no-deps", "--ignore-installed", "--disable-pip-version-check", *PINS]
     result = subprocess.run(
         [*_pip(work), *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )
@@ -86,6 +88,18 @@ def _build(work: Path) -> None:
         raise InputError(
             f"cannot install {', '.join(PINS)}: {' '.join((lines or ['pip failed'])[-1].split())[:300]}; check the "
             "network and the package index, or set MLITES_TRITON_URL to a Triton of your own"
+        )
+    trial = subprocess.run(
+        [work / "bin" / "python3", "-I", "-c", f"import {', '.join(IMPORTS)}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if trial.returncode:
+        reason = trial.stderr.strip().splitlines()[-1][:300]
+        raise InputError(
+            f"Triton's environment cannot import {' and '.join(IMPORTS)}: {reason}; "
+            "set MLITES_TRITON_URL to a Triton of your own"
         )
     if sys.version_info[:2] < BUNDLED_LIBPYTHON:
         _provide_libpython(work / "lib")

@@ -1,6 +1,8 @@
 """ONNX models of a few lines, and a name in Triton for each test."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mlites.models.card import ModelCard, write_model_folder
-from mlites.serving.server import Triton
+from mlites.serving.server import Triton, TritonRefused
 from mlites.storage import Store
 
 FEATURES, CLASSES = 4, ("cat", "dog", "ümlaut")
@@ -68,12 +70,6 @@ def golden() -> NDArray[np.float32]:
 
 
 @pytest.fixture
-def name() -> str:
-    """A model name that no other test uses."""
-    return f"m-{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture
 def triton(in_stack: dict[str, str]) -> Triton:
     """The session's Triton."""
     return Triton.from_environment()
@@ -83,3 +79,13 @@ def triton(in_stack: dict[str, str]) -> Triton:
 def served(in_stack: dict[str, str]) -> Store:
     """The store that the session's Triton reads."""
     return Store.open(in_stack["MLITES_STORE"])
+
+
+@pytest.fixture
+def name(served: Store, triton: Triton) -> Iterator[str]:
+    """A model name that no other test uses; the model is out of service when the test is over."""
+    name = f"m-{uuid.uuid4().hex[:8]}"
+    yield name
+    served.delete(f"repository/{name}/config.pbtxt")
+    with suppress(TritonRefused):  # never loaded
+        triton.unload(name)

@@ -315,3 +315,13 @@ def test_before_the_first_up_the_environment_says_how_to_start(home: Path) -> No
         stack.environment()
     assert [server.url for server in stack.status()] == [None, None]
     assert stack.down() == []
+
+
+def test_a_started_server_is_found_at_once(tmp_path: Path) -> None:
+    for number in range(50):
+        mark = f"quick-{number}:{tmp_path}"
+        process.start(mark, ["sleep", "60"], {"PATH": "/usr/bin:/bin"}, tmp_path / "log")
+        assert process.leader(mark) is not None
+        assert process.stop(mark)
+    process.start(mark, ["false"], {"PATH": "/usr/bin:/bin"}, tmp_path / "log")
+    assert process.leader(mark) is None

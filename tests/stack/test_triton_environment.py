@@ -21,6 +21,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def build_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pin nothing that has to be downloaded: what is built, when and where is the same."""
     monkeypatch.setattr(triton_environment, "PINS", ("pip",))
+    monkeypatch.setattr(triton_environment, "IMPORTS", ("pip",))
 
 
 def environments(cache: Path) -> list[str]:
@@ -51,7 +52,7 @@ def test_a_killed_builder_leaves_nothing_that_is_taken_for_whole(cache: Path, mo
     script = (
         "import os, signal\n"
         "from mlites.stack import triton_environment as t\n"
-        "t.PINS = ('pip',)\n"
+        "t.PINS = t.IMPORTS = ('pip',)\n"
         "t._provide_libpython = lambda folder: os.kill(os.getpid(), signal.SIGKILL)\n"
         "t.BUNDLED_LIBPYTHON = (9, 9)\n"
         "t.prepare(print)\n"
@@ -82,6 +83,24 @@ def test_a_package_that_cannot_be_had_is_one_line(cache: Path, monkeypatch: pyte
     assert "cannot install pip==0.0.1.dev0: ERROR: No matching distribution" in str(caught.value)
     assert str(caught.value).endswith("or set MLITES_TRITON_URL to a Triton of your own")
     assert "\n" not in str(caught.value) and environments(cache) == []
+
+
+def test_packages_that_pythonpath_leads_to_are_installed_all_the_same(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_small(monkeypatch)
+    monkeypatch.setenv("PYTHONPATH", sysconfig.get_path("purelib"))
+    folder = triton_environment.prepare(lambda message: None)
+    assert (triton_environment.site_packages(folder) / "pip").is_dir()
+
+
+def test_an_environment_that_cannot_import_what_it_must_is_not_kept(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_environment, "PINS", ("pip",))
+    with pytest.raises(InputError, match=r"cannot import numpy and onnxruntime: ModuleNotFoundError: No module named"):
+        triton_environment.prepare(lambda message: None)
+    assert environments(cache) == []
 
 
 def test_a_python_without_a_stub_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
