@@ -10,6 +10,7 @@ def deploy(
     selection: str,
     model: str,
     serving: dict,  # type: ignore[type-arg]
+    threads: int,
     store: str,
     dataset: dsl.Input[dsl.Dataset],
 ) -> str:
@@ -19,6 +20,7 @@ def deploy(
         selection: Digest of the selection document.
         model: Name in Triton.
         serving: The recipe's serving section.
+        threads: Of one instance's ONNX Runtime session, as measured.
         store: s3:// address of documents, models and Triton's repository.
         dataset: Prepared data; its test split gives the golden samples.
 

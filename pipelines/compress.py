@@ -124,6 +124,7 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
                 selection=selection,
                 model=recipe.model_name,
                 serving=_plain(recipe.serving),
+                threads=recipe.hardware.threads,
                 store=store,
                 dataset=dataset,
             ).output

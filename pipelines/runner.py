@@ -17,15 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mlites import stack
 from mlites.data.prepare import source_digest
 from mlites.errors import InputError
 from mlites.files import digest_file, digest_folder, digest_json, file_digests, new_folder, write_atomically
 from mlites.hardware.machine import fingerprint
 from mlites.recipe import Recipe
-from mlites.report.publish import failed_run, finish_run
+from mlites.report.publish import failed_run, finish_run, recipe_yaml
 from mlites.report.summary import Step, Summary
 from mlites.storage import Store, remote_digest
 from pipelines.progress import Progress
@@ -80,27 +78,28 @@ def run_recipe(recipe: Recipe, *, fresh: bool = False) -> tuple[int, Summary, Pa
         _forget_unreferenced(home)
         for folder in (work / "tmp", work / "run", home / "checkpoints"):
             folder.mkdir(parents=True, exist_ok=True)
-        with Progress(recipe.name) as progress:
+        write_atomically(work / "run" / "recipe.yaml", recipe_yaml(recipe))
+        (work / "events.jsonl").touch()
+        with Progress(recipe.name) as progress, _worker(home, work, progress) as process:
             outcome, labels = Outcome(), {"stack": "embedded stack"}
             with _timed(outcome, "stack", progress, labels):
                 os.environ.update(stack.up(progress.detail))
             store = Store.open(os.environ["MLITES_STORE"])
-            _run_worker(recipe, digests, run, work, home, store, outcome, labels, progress)
-            folder = work / "run"
-            shutil.copyfile(work / "run.log", folder / "run.log")
-            steps = outcome.steps(labels)
-            if outcome.error is None:
-                store.get_folder(f"runs/{run}", work / "published")
-                for path in (work / "published").iterdir():
-                    path.replace(folder / path.name)
-                (folder / "manifest.json").unlink(missing_ok=True)
-                summary = finish_run(folder, steps, _overhead(begin, steps), _git_commit())
-            else:
-                _keep_quality_page(home, folder, wall)
-                summary = failed_run(
-                    folder, run, recipe, outcome.error, outcome.failed_step, steps, _overhead(begin, steps)
-                )
-            store.put_folder(f"runs/{run}", folder)
+            _follow(process, _job(recipe, digests, run, work, home, store), work, outcome, labels, progress)
+        steps = outcome.steps(labels)
+        folder = work / "run"
+        shutil.copyfile(work / "run.log", folder / "run.log")
+        if outcome.error is None:
+            store.get_folder(f"runs/{run}", work / "published")
+            for path in (work / "published").iterdir():
+                path.replace(folder / path.name)
+            summary = finish_run(folder, steps, _overhead(begin, steps), _git_commit())
+        else:
+            _keep_quality_page(home, folder, wall)
+            summary = failed_run(
+                folder, run, recipe, outcome.error, outcome.failed_step, steps, _overhead(begin, steps)
+            )
+        store.put_folder(f"runs/{run}", folder)
         target = Path("runs") / run
         _move(folder, target)
         _point_latest(target)
@@ -231,36 +230,9 @@ def _point_latest(target: Path) -> None:
     link.replace(target.parent / "latest")
 
 
-def _run_worker(
-    recipe: Recipe,
-    digests: dict[str, str],
-    run: str,
-    work: Path,
-    home: Path,
-    store: Store,
-    outcome: Outcome,
-    labels: dict[str, str],
-    progress: Progress,
-) -> None:
-    events = work / "events.jsonl"
-    events.touch()
-    write_atomically(
-        work / "run" / "recipe.yaml",
-        yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False),
-    )
-    code = code_digest()
-    environment = {"MLITES_CODE": code, "MLITES_MACHINE": fingerprint()[:16], "MLITES_STORE_ID": store.identity()}
-    if "reference_digest" in digests:
-        environment["MLITES_REFERENCE"] = digests.pop("reference_digest")[:16]
-    job = {
-        "recipe": recipe.model_dump(mode="json", by_alias=True),
-        "environment": environment,
-        "arguments": {"run": run, "store": store.uri, **digests},
-        "compiled": str(work / "run" / "pipeline.yaml"),
-        "workspace": str(work / "workspace"),
-        "home": str(home),
-        "runner_pid": os.getpid(),
-    }
+@contextmanager
+def _worker(home: Path, work: Path, progress: Progress) -> Iterator["subprocess.Popen[bytes]"]:
+    """The process that runs the pipeline. Started early: it imports KFP while the servers come up; always ended."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.worker"],
         stdin=subprocess.PIPE,
@@ -270,32 +242,66 @@ def _run_worker(
         env={
             **os.environ,
             "MLITES_HOME": str(home),
-            "MLITES_EVENTS": str(events),
+            "MLITES_EVENTS": str(work / "events.jsonl"),
             "MLITES_CHECKPOINTS": str(home / "checkpoints"),
+            "MLITES_RUNNER_PID": str(os.getpid()),
             "TMPDIR": str(work / "tmp"),
             "PYTHONUNBUFFERED": "1",
             "PYTHONSAFEPATH": "1",  # the user's folder may hold a components/ of its own, which must not replace ours
             "ORT_DISABLE_TELEMETRY": "1",
         },
     )
+    pump = threading.Thread(target=_pump_log, args=(process, work / "run.log", progress), daemon=True)
+    pump.start()
     try:
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(job).encode())
-        process.stdin.close()
-        pump = threading.Thread(target=_pump_log, args=(process, work / "run.log", progress), daemon=True)
-        pump.start()
-        for event in _events(process, events):
+        yield process
+    finally:
+        _end_group(process)
+        pump.join()
+
+
+def _job(recipe: Recipe, digests: dict[str, str], run: str, work: Path, home: Path, store: Store) -> dict[str, Any]:
+    """What the worker is told, over a pipe: keys stand neither in arguments nor in a file."""
+    environment = {
+        "MLITES_CODE": code_digest(),
+        "MLITES_MACHINE": fingerprint()[:16],
+        "MLITES_STORE_ID": store.identity(),
+    }
+    if "reference_digest" in digests:
+        environment["MLITES_REFERENCE"] = digests.pop("reference_digest")[:16]
+    return {
+        "recipe": recipe.model_dump(mode="json", by_alias=True),
+        "environment": environment,
+        "variables": stack.environment(),
+        "arguments": {"run": run, "store": store.uri, **digests},
+        "compiled": str(work / "run" / "pipeline.yaml"),
+        "workspace": str(work / "workspace"),
+        "home": str(home),
+    }
+
+
+def _follow(
+    process: "subprocess.Popen[bytes]",
+    job: dict[str, Any],
+    work: Path,
+    outcome: Outcome,
+    labels: dict[str, str],
+    progress: Progress,
+) -> None:
+    """Hand the worker its job and take in what happens until it ends or a step fails."""
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(job).encode())
+    process.stdin.close()
+    try:
+        for event in _events(process, work / "events.jsonl"):
             _take(event, outcome, labels, progress)
             if outcome.error is not None:
-                break
-        if outcome.error is None and process.wait() != 0:
+                return
+        if process.wait() != 0:
             outcome.error = f"the pipeline ended with exit code {process.returncode}; run.log has more"
             outcome.failed_step = outcome.running
     except KeyboardInterrupt:
         outcome.error = "interrupted"
-    finally:
-        _end_group(process)
-        pump.join(timeout=GRACE_SECONDS)
 
 
 def _events(process: "subprocess.Popen[bytes]", path: Path) -> Iterator[dict[str, Any]]:

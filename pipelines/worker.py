@@ -32,8 +32,7 @@ def write_event(events: Path, event: dict[str, Any]) -> None:
 
 def main() -> None:
     """Read the job from standard input, compile, lint and run it; exit 0 if every step succeeded."""
-    job = json.load(sys.stdin)
-    die_with(job["runner_pid"], group=True)
+    die_with(int(os.environ["MLITES_RUNNER_PID"]), group=True)
     events = Path(os.environ["MLITES_EVENTS"])
     os.environ["MLITES_RUNNER_PID"] = str(os.getpid())
     # Images and display names mean nothing to a subprocess, and KFP says so for every task.
@@ -46,6 +45,8 @@ def main() -> None:
     from pipelines.compress import build_pipeline, compile_pipeline
     from pipelines.lint import lint
 
+    job = json.load(sys.stdin)  # comes when the servers are up; the imports above take as long
+    os.environ.update(job["variables"])
     compiled, home = Path(job["compiled"]), Path(job["home"])
     pipeline = build_pipeline(Recipe.model_validate(job["recipe"]), environment=job["environment"], local=True)
     compile_pipeline(pipeline, compiled)

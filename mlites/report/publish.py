@@ -34,7 +34,7 @@ def write_run(
     (chosen,) = (verdict for verdict in verdicts if verdict["candidate"] == selected["selected"])
     signature = Signature(input_shape=document["input_shape"], preprocessing=chosen["preprocessing"])
     details = {
-        "recipe_yaml": _recipe_yaml(recipe),
+        "recipe_yaml": recipe_yaml(recipe),
         "code_digest": os.environ.get("MLITES_CODE"),
         "data": document,
         "signature": signature,
@@ -60,7 +60,7 @@ def failed_run(
     """Write the files of a run that failed."""
     summary = summarize(run, recipe, None, None, None, [], error=error, failed_step=step)
     summary = summary.model_copy(update={"steps": steps, "overhead_seconds": overhead_seconds})
-    _write(folder, summary, Details(recipe_yaml=_recipe_yaml(recipe), code_digest=os.environ.get("MLITES_CODE")))
+    _write(folder, summary, Details(recipe_yaml=recipe_yaml(recipe), code_digest=os.environ.get("MLITES_CODE")))
     return summary
 
 
@@ -70,5 +70,6 @@ def _write(folder: Path, summary: Summary, details: Details) -> None:
     write_atomically(folder / "report.html", render(summary, details))
 
 
-def _recipe_yaml(recipe: Recipe) -> str:
+def recipe_yaml(recipe: Recipe) -> str:
+    """The whole recipe, defaults filled in."""
     return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
