@@ -45,7 +45,8 @@ def validate(
     folders = (baseline, candidate)
     cards = [_check_model(folder, dataset) for folder in folders]
     if cards[0].preprocessing != cards[1].preprocessing:
-        raise InputError(f"{candidate / 'model.json'}: preprocessing differs from the baseline's; compare like with like")
+        place = candidate / "model.json"
+        raise InputError(f"{place}: preprocessing differs from the baseline's; measure one against its own teacher")
     inputs, labels = dataset.normalised_for(cards[0].preprocessing).arrays("test")
     rows = inputs[: hardware.batch]
     models = [folder / "model.onnx" for folder in folders]

@@ -64,7 +64,9 @@ class CandidateSummary(Part):
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None
     speedup: float | None = Field(None, description="Median over rounds of baseline latency / candidate latency.")
-    speedup_interval: tuple[float, float] | None = Field(None, description="95% bootstrap interval of the speedup, widened by 0.5%.")
+    speedup_interval: tuple[float, float] | None = Field(
+        None, description="95% bootstrap interval of the speedup, widened by 0.5%."
+    )
     size_ratio: float | None = Field(None, description="Baseline size / candidate size.")
     on_front: bool | None = None
     within_budget: bool | None = None
