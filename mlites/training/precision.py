@@ -7,18 +7,21 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mlites.files import canonical_json, digest_json, write_atomically
 
 Precision = Literal["fp32", "bf16"]
 Step = Callable[[nn.Module, Precision], Tensor]
-LEAST_GAIN = 1.15
-WARM_UP_STEPS, TIMED_STEPS = 2, 6
+LEAST_MACS = 1e9  # of one step's forward pass; smaller networks gain little, and chance would decide
+LEAST_GAIN = 1.25
+WARM_UP_STEPS, TIMED_STEPS = 2, 8
 
 
 def choose_precision(
@@ -27,10 +30,10 @@ def choose_precision(
     step: Step,
     shape: object,
 ) -> Precision:
-    """Settle ``auto``: bf16 where the processor has it and it is at least 1.15 times as fast.
+    """Settle ``auto``: bf16 where the processor has it, the work is large and it is at least 1.25 times as fast.
 
-    The choice is remembered for this machine, network and shape in ``$MLITES_HOME/precision.json``, as a resumed or
-    repeated run must decide alike: the two precisions give different weights.
+    The choice is remembered for this machine, network and shape in the user's cache folder, as a resumed or repeated
+    run must decide alike: the two precisions give different weights.
 
     Args:
         asked: what the options say; anything but auto is returned as it is.
@@ -43,18 +46,28 @@ def choose_precision(
         return asked
     if not _supported(device):
         return "fp32"
+    if _forward_macs(module, step) < LEAST_MACS:
+        return "fp32"
     sizes = [[name, list(parameter.shape)] for name, parameter in module.named_parameters()]
     key = digest_json({"machine": _machine(device), "network": sizes, "shape": shape})
-    path = Path(os.environ.get("MLITES_HOME", ".mlites")) / "precision.json"
+    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlites" / "precision.json"
     known = _read(path).get(key)
     if known == "bf16" or known == "fp32":
         return known
     chosen: Precision = "bf16" if _gain(module, step) >= LEAST_GAIN else "fp32"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two steps may settle theirs at once
-        write_atomically(path, canonical_json({**_read(path), key: chosen}))
+    with suppress(OSError):  # a container may have no folder of its own; then each run settles it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two steps may settle theirs at once
+            write_atomically(path, canonical_json({**_read(path), key: chosen}))
     return chosen
+
+
+def _forward_macs(module: nn.Module, step: Step) -> float:
+    trial = copy.deepcopy(module).train()
+    with torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
+        step(trial, "fp32")
+    return float(counter.get_total_flops()) / 2
 
 
 def _gain(module: nn.Module, step: Step) -> float:

@@ -16,9 +16,10 @@ from mlites.training.precision import choose_precision
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MLITES_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(precision, "LEAST_MACS", 2)
     monkeypatch.setattr(precision, "_processor", lambda field: "fpu avx512_bf16" if field == "flags" else "Test CPU")
-    return tmp_path
+    return tmp_path / "mlites"
 
 
 def step_that_takes(seconds: dict[str, float], calls: list[str]) -> precision.Step:
@@ -30,12 +31,12 @@ def step_that_takes(seconds: dict[str, float], calls: list[str]) -> precision.St
     return step
 
 
-@pytest.mark.parametrize(("bf16", "expected"), [(0.004, "bf16"), (0.0115, "fp32"), (0.03, "fp32")])
+@pytest.mark.parametrize(("bf16", "expected"), [(0.004, "bf16"), (0.011, "fp32"), (0.03, "fp32")])
 def test_bf16_needs_a_clear_gain(bf16: float, expected: str, home: Path) -> None:
     module, calls = nn.Linear(2, 1), list[str]()
     step = step_that_takes({"fp32": 0.012, "bf16": bf16}, calls)
     assert choose_precision("auto", module, step, [1, 2]) == expected
-    assert calls[:4] == ["fp32", "bf16", "fp32", "bf16"]  # interleaved
+    assert calls[1:5] == ["fp32", "bf16", "fp32", "bf16"]  # interleaved
     assert list(json.loads((home / "precision.json").read_text()).values()) == [expected]
     assert module.weight.grad is None
 
@@ -46,13 +47,14 @@ def test_choice_is_remembered_for_network_and_shape(home: Path) -> None:
     assert choose_precision("auto", nn.Linear(2, 1), first, [1, 2]) == "bf16"
     count = len(calls)
     assert choose_precision("auto", nn.Linear(2, 1), first, [1, 2]) == "bf16"
-    assert len(calls) == count
+    assert len(calls) == count + 1  # the count of its work alone
     slower = step_that_takes({"fp32": 0.002, "bf16": 0.012}, calls)
     assert choose_precision("auto", nn.Linear(2, 1), slower, [2, 2]) == "fp32"
     assert sorted(json.loads((home / "precision.json").read_text()).values()) == ["bf16", "fp32"]
 
 
 def test_damaged_memory_is_measured_anew(home: Path) -> None:
+    home.mkdir()
     (home / "precision.json").write_text("[")
     step = step_that_takes({"fp32": 0.012, "bf16": 0.002}, [])
     assert choose_precision("auto", nn.Linear(2, 1), step, []) == "bf16"
@@ -63,6 +65,19 @@ def test_processor_without_bf16_is_not_measured(monkeypatch: pytest.MonkeyPatch,
     calls: list[str] = []
     assert choose_precision("auto", nn.Linear(2, 1), step_that_takes({}, calls), []) == "fp32"
     assert calls == [] and not (home / "precision.json").exists()
+
+
+def test_small_work_is_fp32_without_a_measurement(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "LEAST_MACS", 3)  # the step's matrix product, 1x2 by 2x1, has two
+    calls: list[str] = []
+    step = step_that_takes({"fp32": 0.0, "bf16": 0.0}, calls)
+    assert choose_precision("auto", nn.Linear(2, 1), step, []) == "fp32"
+    assert calls == ["fp32"] and not home.exists()
+
+
+def test_an_unwritable_cache_is_no_fault(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc")
+    assert choose_precision("auto", nn.Linear(2, 1), step_that_takes({"fp32": 0.012, "bf16": 0.002}, []), []) == "bf16"
 
 
 def test_bf16_training_stays_near_fp32() -> None:
