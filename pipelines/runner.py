@@ -341,7 +341,7 @@ def _take(event: dict[str, Any], outcome: Outcome, labels: dict[str, str], progr
 
 def _pump_log(process: "subprocess.Popen[bytes]", path: Path, progress: Progress) -> None:
     assert process.stdout is not None
-    with path.open("wb") as log:
+    with path.open("wb", buffering=0) as log:
         for line in process.stdout:
             log.write(line)
             progress.detail(line.decode(errors="replace").strip())
