@@ -4,7 +4,6 @@ PYTHON ?= python3
 RECIPE ?= digits
 VENV := .venv
 BIN := $(VENV)/bin
-export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: run test check bench clean
 

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from mlites.errors import InputError
-from mlites.hardware.session import INPUT, OUTPUT, infer, open_session
+from mlites.inference import INPUT, OUTPUT, infer, open_session
 
 OPSET = 18
 TOLERANCE = 1e-4  # of the largest logit, or of 1 where all are smaller

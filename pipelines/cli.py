@@ -1,7 +1,6 @@
 """The command line: mlites run, check, compile, schema and stack."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,7 +153,6 @@ def main() -> None:
     """Entry point: wrong input is one line and exit code 2."""
     from mlites.stack import StackFailed
 
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         cli(standalone_mode=False)
     except InputError as error:

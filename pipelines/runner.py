@@ -248,7 +248,6 @@ def _worker(home: Path, work: Path, progress: Progress) -> Iterator["subprocess.
             "TMPDIR": str(work / "tmp"),
             "PYTHONUNBUFFERED": "1",
             "PYTHONSAFEPATH": "1",  # the user's folder may hold a components/ of its own, which must not replace ours
-            "ORT_DISABLE_TELEMETRY": "1",
         },
     )
     pump = threading.Thread(target=_pump_log, args=(process, work / "run.log", progress), daemon=True)

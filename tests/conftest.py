@@ -1,8 +1,9 @@
 """The real servers, shared by all tests of a session: SeaweedFS alone, or with Triton."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 
 from mlites import stack as embedded
@@ -76,3 +77,15 @@ def in_stack(stack: dict[str, str], without_servers: None, monkeypatch: pytest.M
     for name, value in stack.items():
         monkeypatch.setenv(name, value)
     return stack
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[[onnx.ModelProto | bytes, str], Path]:
+    """Writes a model as a file of a name."""
+
+    def write(model: onnx.ModelProto | bytes, name: str = "model.onnx") -> Path:
+        path = tmp_path / name
+        path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+        return path
+
+    return write

@@ -133,7 +133,7 @@ def quantize(parent: Path, dataset: Dataset, options: Quantize, folder: Path) ->
     from mlites.compression.quantization.dynamic import quantize_dynamic_int8
     from mlites.compression.quantization.static import quantize_static_int8
     from mlites.export import answers, compact_
-    from mlites.hardware.session import check_file
+    from mlites.inference import check_file
 
     card = read_card(parent)
     if card.form != "onnx":
@@ -194,12 +194,7 @@ def _save(
 
 def _arrays(card: ModelCard, dataset: Dataset, split: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Rows as the model wants them: its own preprocessing counts, which another dataset may have shaped."""
-    try:
-        preprocessing = Preprocessing.from_json(card.preprocessing)
-        raw, labels = dataset.split(split)
-        return preprocessing.apply(raw), labels
-    except ValueError as error:
-        raise InputError(f"the model's preprocessing does not suit the data: {error}") from None
+    return dataset.normalised_for(card.preprocessing).arrays(split)
 
 
 def _tensors(card: ModelCard, dataset: Dataset, split: str) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlites.errors import InputError
-from mlites.hardware.session import check_signature, infer, open_session
+from mlites.inference import check_signature, infer, open_session
 
 BATCH = 256
 

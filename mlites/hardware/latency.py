@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from mlites.hardware.session import INPUT, OUTPUT, open_session
+from mlites.inference import INPUT, OUTPUT, open_session
 
 SITTINGS = 10  # times that all sessions are opened anew: between sittings ratios vary by up to 1%, within them far less
 FEWEST_ROUNDS = 1  # in a sitting, however slow the models are

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlites.errors import InputError
-from mlites.hardware.session import explain
+from mlites.inference import explain
 
 PROGRAM = Path(__file__).with_name("infer_only.py")
 LONGEST_SECONDS = 600

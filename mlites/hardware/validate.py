@@ -9,7 +9,7 @@ from mlites.hardware.accuracy import Answers, agreement, evaluate
 from mlites.hardware.latency import measure_latency
 from mlites.hardware.machine import read_machine
 from mlites.hardware.memory import measure_peak_memory
-from mlites.hardware.session import check_file
+from mlites.inference import check_file
 from mlites.models.card import ModelCard, read_card
 from mlites.recipe import Hardware
 

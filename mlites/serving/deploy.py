@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlites.errors import InputError
-from mlites.hardware.session import check_file, check_signature, infer, open_session
+from mlites.inference import check_file, check_signature, infer, open_session
 from mlites.models.card import ModelCard, read_card
 from mlites.recipe import Serving
 from mlites.serving.repository import configuration, configuration_json, model_key, versions_in

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tritonclient.grpc import model_config_pb2
 
-from mlites.hardware.session import INPUT, OUTPUT
+from mlites.inference import INPUT, OUTPUT
 from mlites.models.card import ModelCard
 from mlites.recipe import Serving
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from mlites.errors import InputError
-from mlites.hardware.session import INPUT, OUTPUT
+from mlites.inference import INPUT, OUTPUT
 
 LOAD_SECONDS = 300.0
 ANSWER_SECONDS = 60.0

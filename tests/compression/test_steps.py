@@ -17,7 +17,7 @@ from mlites.compression.steps import distill, export, prune, quantize, train_tea
 from mlites.data.dataset import Dataset, Preprocessing, write_dataset
 from mlites.errors import InputError
 from mlites.files import digest_folder
-from mlites.hardware.session import open_session
+from mlites.inference import open_session
 from mlites.models.card import read_card, write_model_folder
 from mlites.models.checkpoint import load_model
 from mlites.models.factory import TRUSTED
@@ -220,7 +220,7 @@ def test_preprocessing_that_is_none_is_refused(teacher: Path, dataset: Dataset, 
 
     module, card = load_model(teacher)
     save_model(tmp_path / "odd", module, dataclasses.replace(card, preprocessing={"scale": 1}))
-    with pytest.raises(InputError, match="the model's preprocessing does not suit the data: "):
+    with pytest.raises(InputError, match="the model's preprocessing cannot be read: "):
         export(tmp_path / "odd", dataset, tmp_path / "out")
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 from mlites.data.dataset import Dataset, Preprocessing, write_dataset
@@ -53,17 +52,5 @@ def model_folder(tmp_path: Path) -> Callable[..., Path]:
         )
         write_model_folder(tmp_path / name, content, card)
         return tmp_path / name
-
-    return write
-
-
-@pytest.fixture
-def save(tmp_path: Path) -> Callable[[onnx.ModelProto | bytes, str], Path]:
-    """Writes a model as a file of a name."""
-
-    def write(model: onnx.ModelProto | bytes, name: str = "model.onnx") -> Path:
-        path = tmp_path / name
-        path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-        return path
 
     return write

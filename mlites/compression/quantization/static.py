@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mlites.hardware.session import INPUT  # first, as it turns the runtime's telemetry off
+from mlites.inference import INPUT  # first, as it turns the runtime's telemetry off
 
 from onnxruntime.quantization import (  # isort: skip
     CalibrationDataReader,

@@ -1,6 +1,5 @@
 """ONNX Runtime sessions that measure alike, and one clear line for every ONNX file that cannot be used."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from mlites.errors import InputError
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library loads
-import onnxruntime as ort
 
 INPUT, OUTPUT = "input", "logits"
 

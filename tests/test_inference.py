@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mlites.errors import InputError
-from mlites.hardware.session import check_file, check_signature, explain, infer, open_session
+from mlites.inference import check_file, check_signature, explain, infer, open_session
 from tests.hardware.networks import CLASSES, FEATURES, make_model, make_weights
 
 Save = Callable[[onnx.ModelProto | bytes], Path]
