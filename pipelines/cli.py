@@ -29,7 +29,7 @@ _overrides = click.option(
 def _load(path: Path, overrides: tuple[str, ...]) -> Recipe:
     """A recipe by path, or by name if it is one of those shipped."""
     shipped = RECIPES / f"{path}.yaml"
-    return load_recipe(shipped if not path.exists() and shipped.is_file() else path, list(overrides))
+    return load_recipe(shipped if not path.is_file() and shipped.is_file() else path, list(overrides))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

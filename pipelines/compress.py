@@ -26,8 +26,10 @@ from pipelines.trie import Node, candidate_nodes, nodes
 
 DEFAULT_STORE = "s3://mlites"
 CREDENTIALS_SECRET = "mlites-s3"  # noqa: S105 a secret's name
-# Keys of that secret, each under the name of the variable that the task sees.
-CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "MLITES_S3_ENDPOINT")
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")  # its keys, named as the variables that a task sees
+SERVERS_CONFIG_MAP = "mlites-servers"
+S3_SERVER = ("MLITES_S3_ENDPOINT", "AWS_REGION")  # keys of the config map
+TRITON_SERVER = ("MLITES_TRITON_URL", "MLITES_TRITON_GRPC")
 STORE_TASKS = ("prepare-data", "train-teacher", "validate", "select", "gate", "deploy", "decline", "report")
 
 
@@ -40,7 +42,8 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
         recipe: A checked recipe.
         environment: Variables of every task; they take part in caching. ``MLITES_STORE_ID`` goes to those tasks alone
             whose result lies in the store.
-        local: For ``kfp.local``; else for a cluster, where credentials come from a secret.
+        local: For ``kfp.local``; else for a cluster, where credentials come from the secret ``mlites-s3`` and the
+            servers' addresses from the config map ``mlites-servers``.
     """
     ends = candidate_nodes(recipe.candidates)
     default_budget = _plain(recipe.budget)
@@ -56,7 +59,9 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
         if label:
             task.set_display_name(label)
         if not local and kind in STORE_TASKS:
-            kubernetes.use_secret_as_env(task, CREDENTIALS_SECRET, dict(zip(CREDENTIALS, CREDENTIALS, strict=True)))
+            servers = S3_SERVER + (TRITON_SERVER if kind == "deploy" else ())
+            kubernetes.use_secret_as_env(task, CREDENTIALS_SECRET, {key: key for key in CREDENTIALS})
+            kubernetes.use_config_map_as_env(task, SERVERS_CONFIG_MAP, {key: key for key in servers})
         return task
 
     @dsl.pipeline(name=f"mlites-{recipe.name}", description=f"Compress, prove and serve: recipe {recipe.name}")

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +67,8 @@ def run_recipe(recipe: Recipe, *, fresh: bool = False) -> tuple[int, Summary, Pa
     """
     begin, wall = time.monotonic(), time.time()
     home = Path(os.environ.get("MLITES_HOME", ".mlites")).resolve()
+    if any(map(_is_remote, _paths(recipe))):
+        os.environ.update(stack.up())  # they may lie in the embedded S3
     digests = _digests(recipe)
     with _only_run(home):
         if fresh:
@@ -133,6 +135,11 @@ def _digests(recipe: Recipe) -> dict[str, str]:
         "teacher_path": _absolute(given),
         "teacher_digest": _content_digest(given, "teacher") if given else "",
     } | ({"reference_digest": _content_digest(data.reference, "data.reference")} if data.reference else {})
+
+
+def _paths(recipe: Recipe) -> list[str]:
+    data, teacher = recipe.data, recipe.teacher
+    return [path for path in (data.path, data.reference, teacher.model, teacher.weights) if path]
 
 
 def _content_digest(path: str, field_name: str) -> str:
@@ -289,9 +296,10 @@ def _follow(
 ) -> None:
     """Hand the worker its job and take in what happens until it ends or a step fails."""
     assert process.stdin is not None
-    process.stdin.write(json.dumps(job).encode())
-    process.stdin.close()
     try:
+        with suppress(BrokenPipeError):  # it could not even start; its exit code and run.log tell
+            process.stdin.write(json.dumps(job).encode())
+            process.stdin.close()
         for event in _events(process, work / "events.jsonl"):
             _take(event, outcome, labels, progress)
             if outcome.error is not None:

@@ -1,5 +1,6 @@
 """A folder to work in, as a user's: the command line runs there, with servers of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -34,6 +35,16 @@ class Workplace:
             timeout=timeout,
             check=False,
         )
+
+    def servers(self) -> dict[str, str]:
+        """Variables that lead others to this workplace's servers."""
+        program = "import json; from mlites import stack; print(json.dumps(stack.environment()))"
+        command = [sys.executable, "-c", program]
+        result = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=True
+        )
+        variables: dict[str, str] = json.loads(result.stdout)
+        return variables
 
 
 @pytest.fixture(scope="session")

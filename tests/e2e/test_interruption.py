@@ -56,7 +56,7 @@ def _until(condition: Any, what: str) -> None:
 
 def test_a_killed_run_resumes_to_the_same_models(workplace: Workplace, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    shared = {**workplace.environment, **_servers(workplace)}
+    shared = {**workplace.environment, **workplace.servers()}
     disturbed = Workplace(tmp_path, {**shared, "MLITES_HOME": str(tmp_path / "disturbed")})
     home = tmp_path / "disturbed"
     for kill_at in STEPS:
@@ -88,18 +88,3 @@ def test_a_killed_run_resumes_to_the_same_models(workplace: Workplace, tmp_path:
     assert not any(step["cached"] for step in undisturbed["steps"])
     digests = [{one["name"]: one["model"] for one in summary["candidates"]} for summary in (resumed, undisturbed)]
     assert digests[0] == digests[1]
-
-
-def _servers(workplace: Workplace) -> dict[str, str]:
-    """The workplace's servers, for runs that keep another home."""
-    program = "import json; from mlites import stack; print(json.dumps(stack.up()))"
-    result = subprocess.run(
-        [workplace.command()[0], "-c", program],
-        cwd=workplace.folder,
-        env=workplace.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    servers: dict[str, str] = json.loads(result.stdout.splitlines()[-1])
-    return servers

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from mlites.storage import Store
 from tests.e2e.conftest import Workplace
 
 RECIPE = """\
@@ -28,7 +29,9 @@ hardware: {{seconds: 0.3}}
 """
 
 
-def _write(workplace: Workplace, name: str, source: str, path: Path, family: str = "resnet, depth: 8, width: 8") -> str:
+def _write(
+    workplace: Workplace, name: str, source: str, path: Path | str, family: str = "resnet, depth: 8, width: 8"
+) -> str:
     recipe = RECIPE.format(name=name, source=source, path=path, family=family)
     assert len(recipe.splitlines()) <= 12
     (workplace.folder / f"{name}.yaml").write_text(recipe)
@@ -62,10 +65,13 @@ def test_a_12_line_recipe_serves_a_model_of_the_users_pictures(workplace: Workpl
     assert summary["data"]["classes"] == [f"class {digit}" for digit in range(10)]
 
 
-def test_a_budget_that_nothing_meets_is_rejected_with_exit_code_3(workplace: Workplace, tmp_path: Path) -> None:
+def test_a_budget_that_nothing_meets_is_rejected_with_exit_code_3_data_from_s3(
+    workplace: Workplace, tmp_path: Path
+) -> None:
     rows, labels = _digits()
     np.savez(tmp_path / "table.npz", x=rows.reshape(-1, 64).astype(np.float32), y=labels)
-    recipe = _write(workplace, "rejected", "npz", tmp_path / "table.npz", "mlp, hidden: [16]")
+    Store.open("s3://uploads", workplace.servers()).put_file("tables/table.npz", tmp_path / "table.npz")
+    recipe = _write(workplace, "rejected", "npz", "s3://uploads/tables/table.npz", "mlp, hidden: [16]")
     result = workplace.mlites("run", recipe, "--set", "budget.speedup=1000")
     assert result.returncode == 3, result.stdout + result.stderr
     summary = json.loads((workplace.folder / "runs" / "latest" / "summary.json").read_text())

@@ -66,4 +66,6 @@ def test_in_a_cluster_credentials_come_from_a_secret_by_name(tmp_path: Path) -> 
     assert "exec-deploy" in executors and "exec-export-" not in str(list(executors))
     (secret,) = executors["exec-deploy"]["secretAsEnv"]
     assert secret["secretName"] == "mlites-s3"
-    assert {entry["envVar"] for entry in secret["keyToEnv"]} >= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert {entry["envVar"] for entry in secret["keyToEnv"]} == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    (servers,) = executors["exec-deploy"]["configMapAsEnv"]
+    assert {entry["envVar"] for entry in servers["keyToEnv"]} >= {"MLITES_S3_ENDPOINT", "MLITES_TRITON_URL"}
