@@ -54,7 +54,7 @@ def python_call(deployment: DeploymentSummary, signature: Signature, classes: li
     across = json.dumps([1, -1, *[1] * (len(signature.input_shape) - 1)])
     secure = ", ssl=True" if address.scheme == "https" else ""
     place = address.netloc + address.path.rstrip("/")
-    raw = "uint8)  # your images: 0 to 255, channels first" if signature.image else "float32)  # your rows"
+    raw = f"uint8)  # your images: 0 to {1 / scale:g}, channels first" if signature.image else "float32)  # your rows"
     if len(mean) > LONGEST_LIST:
         reading = "import json\n\n"
         numbers = (
