@@ -87,7 +87,7 @@ def test_too_narrow_to_round_is_refused() -> None:
 
 
 def test_network_without_hidden_layer_is_refused() -> None:
-    with pytest.raises(InputError, match="no channels can be pruned: the network has no hidden layer"):
+    with pytest.raises(InputError, match="no channels can be pruned: there is no hidden layer"):
         prune_structured(nn.Linear(5, 3), (5,), 0.5)
 
 
