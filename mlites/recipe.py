@@ -190,7 +190,9 @@ class Quantize(Options):
 
     technique: Literal["quantize"] = Field(alias="pass")
     method: Literal["static", "dynamic"] = Field(
-        "static", description="static: QDQ with calibrated activations (U8S8); dynamic: ranges found at run time."
+        "static",
+        description="static: QDQ with calibrated activations (U8S8); dynamic: ranges found at run time over the whole "
+        "batch, so that an answer depends a little on the rows beside it.",
     )
     per_channel: bool = Field(True, description="One scale for each output channel instead of one for each weight.")
     calibration: Literal["minmax", "entropy", "percentile"] = Field("minmax", description="static alone.")

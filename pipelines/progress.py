@@ -1,11 +1,14 @@
 """What the user sees of a run: a live line on a terminal, plain lines elsewhere."""
 
 import threading
+import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
+
+QUIET_SECONDS = 15.0  # between two lines on the way, off a terminal
 
 
 class Progress:
@@ -18,6 +21,7 @@ class Progress:
         self._done = 0
         self._expected: int | None = None
         self._step = "starting"
+        self._quiet_until = 0.0
         self._lock = threading.Lock()
 
     def __enter__(self) -> "Progress":
@@ -40,12 +44,16 @@ class Progress:
     def begin(self, step: str) -> None:
         """A step starts."""
         self._step = step
+        self._quiet_until = time.monotonic() + QUIET_SECONDS
         self._show("")
 
     def detail(self, line: str) -> None:
-        """The step's newest line of output; KFP's own lines are left out."""
+        """The step's newest line of output; KFP's own lines are left out. Off a terminal, an epoch now and then."""
         if self._status and line and not line.startswith(("[KFP", "{", "}", '"')) and " - INFO - " not in line:
             self._show(line)
+        elif not self._status and line.startswith("epoch ") and time.monotonic() >= self._quiet_until:
+            self._quiet_until = time.monotonic() + QUIET_SECONDS
+            self._console.print(f"           {escape(self._step)}: {escape(line)}")
 
     def end(self, step: str, seconds: float | None) -> None:
         """A step is done; ``seconds`` is None if it came from the cache."""

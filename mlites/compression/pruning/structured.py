@@ -73,9 +73,7 @@ def prune_structured(
         free = [group for group in groups if group.obstacle is None and group.name not in frozen]
         if not free:
             reasons = sorted({group.obstacle for group in groups if group.obstacle} | frozen)
-            why = (
-                f"all hang on layers that stay whole: {_first(reasons)}" if reasons else "there is no hidden layer"
-            )
+            why = f"all hang on layers that stay whole: {_first(reasons)}" if reasons else "there is no hidden layer"
             raise InputError(f"no channels can be pruned: {why}; leave structured pruning out for this network")
         plan = _plan([len(group.importance) for group in free], amount, round_to)
         if [len(group.importance) for group in free] == plan:
