@@ -13,7 +13,8 @@ def test_steps_are_counted_and_cached_ones_said(capsys: pytest.CaptureFixture[st
         shown.expect(4)  # of two branches one will not run
         shown.begin("teacher [bold]")
         shown.end("teacher [bold]", None)
-    assert capsys.readouterr().out.splitlines() == ["✓      1  embedded stack  1.3 s", "✓    2/4  teacher [bold]  cached"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["✓      1  embedded stack  1.3 s", "✓    2/4  teacher [bold]  cached"]
 
 
 def test_epochs_are_told_now_and_then_and_kfps_words_never(
