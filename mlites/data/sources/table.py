@@ -24,14 +24,15 @@ def read_csv(path: Path | None, options: Data) -> RawData:
     assert path is not None
     _check_file(path)
     names: list[str] = []
+    in_order = csv.ReadOptions(use_threads=False)  # several threads could not number the row of a fault
     try:
-        with pa.OSFile(str(path)) as file, csv.open_csv(file) as head:
+        with pa.OSFile(str(path)) as file, csv.open_csv(file, read_options=in_order) as head:
             names = head.schema.names
         _check_names(names, options.label, path)
         types = {name: pa.string() if name == options.label else pa.float64() for name in names}
         convert = csv.ConvertOptions(column_types=types)  # inferred types would follow the first megabyte alone
         with pa.OSFile(str(path)) as file:  # a path would be unpacked if it ended in .gz
-            table = csv.read_csv(file, convert_options=convert)
+            table = csv.read_csv(file, read_options=in_order, convert_options=convert)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {_explain_csv(str(error), names)}") from None
     return _to_raw(path, options.label, [table], text_labels=True)
