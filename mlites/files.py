@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mlites.errors import InputError
+
+LARGEST_DOCUMENT_BYTES = 64 << 20
+
 
 def canonical_json(value: Any) -> bytes:
     """Encode so that equal values give equal bytes: sorted keys, no spaces, UTF-8, no NaN.
@@ -45,6 +49,32 @@ def file_digests(folder: Path) -> dict[str, str]:
 def digest_folder(folder: Path) -> str:
     """SHA-256 of the names and contents of all files below a folder; times and modes do not count."""
     return digest_json(file_digests(folder))
+
+
+def read_document(path: Path, format_name: str, kind: str) -> dict[str, Any]:
+    """Read a JSON mapping that mlites wrote and that a stranger may have changed.
+
+    Args:
+        path: the file, at most 64 MiB.
+        format_name: what its field ``format`` must say.
+        kind: what it is, in the words of an error.
+
+    Raises:
+        InputError: missing, too large, not JSON, or of another format.
+    """
+    try:
+        if path.stat().st_size > LARGEST_DOCUMENT_BYTES:
+            raise InputError(f"{path}: larger than {LARGEST_DOCUMENT_BYTES >> 20} MiB; this is no {kind}")
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the {kind}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: not JSON; expected a {kind} ({format_name})") from None
+    found = document.get("format") if isinstance(document, dict) else None
+    if found != format_name:
+        raise InputError(f"{path}: format is {str(found)[:40]!r}; expected a {kind} ({format_name})")
+    checked: dict[str, Any] = document
+    return checked
 
 
 def write_atomically(path: Path, data: bytes | str, mode: int = 0o644) -> None:

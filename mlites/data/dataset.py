@@ -1,6 +1,5 @@
 """A prepared dataset: three splits in safetensors, the numbers that normalise them, and a digest over all of it."""
 
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +11,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mlites.errors import InputError
-from mlites.files import canonical_json, digest_file, digest_json, write_atomically
+from mlites.files import canonical_json, digest_file, digest_json, read_document, write_atomically
 
 FORMAT = "mlites-data/1"
 SPLITS = ("train", "validation", "test")
 TASKS = {"image-classification": 3, "tabular-classification": 1}  # task -> dimensions of one input
-LARGEST_DOCUMENT_BYTES = 64 << 20
 
 Inputs = NDArray[np.uint8] | NDArray[np.float32]
 
@@ -226,16 +224,7 @@ def write_dataset(
 
 
 def _read_document(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > LARGEST_DOCUMENT_BYTES:
-            raise InputError(f"{path}: larger than {LARGEST_DOCUMENT_BYTES >> 20} MiB; not a dataset's description")
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the dataset: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: not JSON; a dataset folder holds a data.json that mlites wrote") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise InputError(f"{path}: format must be {FORMAT!r}")
+    document = read_document(path, FORMAT, "dataset's description")
     try:
         altered = digest_json({key: value for key, value in document.items() if key != "digest"}) != document["digest"]
     except (KeyError, ValueError):

@@ -5,7 +5,6 @@ Properties of Population Stability Index, for its distribution when nothing has 
 """
 
 import itertools
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlites.errors import InputError
-from mlites.files import canonical_json, write_atomically
+from mlites.files import canonical_json, read_document, write_atomically
 
 FORMAT = "mlites-profile/1"
 BINS = 10
 LARGEST_FEATURES = 64  # beyond it a table is watched through a few numbers a row, as images are
-LARGEST_PROFILE_BYTES = 16 << 20
 NOISE_QUANTILE = 3.090  # standard normal, 99.9%
 
 Columns = dict[str, NDArray[np.float64]]
@@ -201,16 +199,7 @@ def read_profile(path: Path) -> Profile:
     Raises:
         InputError: not such a file.
     """
-    try:
-        if path.stat().st_size > LARGEST_PROFILE_BYTES:
-            raise InputError(f"{path}: larger than {LARGEST_PROFILE_BYTES >> 20} MiB; not a reference profile")
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the reference profile: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: not JSON; the reference is the profile.json of a dataset folder") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise InputError(f"{path}: format must be {FORMAT!r}; the reference is the profile.json of a dataset folder")
+    document = read_document(path, FORMAT, "reference profile")
     try:
         _require(
             set(document) == {"format", "input_shape", "rows", "classes", "columns"}, "unexpected or missing fields"

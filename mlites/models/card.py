@@ -10,10 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from mlites.errors import InputError
-from mlites.files import canonical_json, digest_bytes, digest_file, digest_json, new_folder
+from mlites.files import canonical_json, digest_bytes, digest_file, digest_json, new_folder, read_document
 
 FORMAT = "mlites-model/1"
-LARGEST_CARD_BYTES = 64 << 20
 FILE_OF_FORM = {"torch": "model.safetensors", "onnx": "model.onnx"}
 
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
@@ -98,17 +97,7 @@ def read_card(folder: Path) -> ModelCard:
         InputError: the folder is not an mlites model, or its bytes changed.
     """
     path = folder / "model.json"
-    try:
-        if path.stat().st_size > LARGEST_CARD_BYTES:
-            raise InputError(f"{path}: larger than 64 MiB; this is no model card")
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the model card: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: not JSON; expected a model card ({FORMAT})") from None
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise InputError(f"{path}: format is {str(found)[:40]!r}; this version reads {FORMAT}")
+    content = read_document(path, FORMAT, "model card")
     card = _parse(path, {key: value for key, value in content.items() if key != "format"})
     if digest_json(card.to_json()) != card.digest:
         raise InputError(f"{path}: digest does not match its content; the card was altered, write the model anew")

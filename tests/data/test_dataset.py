@@ -133,8 +133,8 @@ def test_an_altered_document_is_refused(tmp_path: Path, refusal: Refusal) -> Non
     [
         ("", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ("[]", "format must be"),
-        ('{"format":"mlites-data/2"}', "format must be"),
+        ("[]", "expected a dataset's description (mlites-data/1)"),
+        ('{"format":"mlites-data/2"}', "expected a dataset's description (mlites-data/1)"),
     ],
 )
 def test_something_else_than_a_dataset_is_refused(tmp_path: Path, text: str, rule: str, refusal: Refusal) -> None:

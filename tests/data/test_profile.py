@@ -169,7 +169,7 @@ def _column(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        ({"format": "mlites-data/1"}, "format must be"),
+        ({"format": "mlites-data/1"}, "expected a reference profile (mlites-profile/1)"),
         ({"extra": 1}, "unexpected or missing fields"),
         ({"rows": 4}, "classes must add up to rows"),
         ({"rows": "3"}, "input_shape or rows"),
@@ -218,5 +218,5 @@ def test_an_edge_that_is_no_number_is_refused(tmp_path: Path, number: str, refus
 def test_a_missing_or_giant_profile_is_refused(tmp_path: Path, refusal: Refusal) -> None:
     assert "cannot read the reference profile: No such file" in refusal(read_profile, tmp_path / "none")
     with (tmp_path / "profile.json").open("wb") as file:
-        file.truncate((16 << 20) + 1)
-    assert "larger than 16 MiB" in refusal(read_profile, tmp_path / "profile.json")
+        file.truncate((64 << 20) + 1)
+    assert "larger than 64 MiB" in refusal(read_profile, tmp_path / "profile.json")

@@ -116,7 +116,10 @@ def test_any_flipped_byte_is_noticed(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(format="mlites-model/9"), "format is 'mlites-model/9'; this version reads mlites-model/1"),
+        (
+            lambda c: c.update(format="mlites-model/9"),
+            "format is 'mlites-model/9'; expected a model card (mlites-model/1)",
+        ),
         (lambda c: c.pop("classes"), "classes: field required"),
         (lambda c: c.update(extra=1), "extra: unexpected keyword argument"),
         (lambda c: c.update(input_shape=[1, 0, 8]), "input_shape.1: input should be greater than or equal to 1"),
