@@ -49,7 +49,7 @@ class Progress:
 
     def detail(self, line: str) -> None:
         """The step's newest line of output; KFP's own lines are left out. Off a terminal, an epoch now and then."""
-        if self._status and line and not line.startswith(("[KFP", "{", "}", '"')) and " - INFO - " not in line:
+        if self._status and line and not line.startswith(("[KFP", "---", "{", "}", '"')) and " - INFO - " not in line:
             self._show(line)
         elif not self._status and line.startswith("epoch ") and time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + QUIET_SECONDS
