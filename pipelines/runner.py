@@ -20,7 +20,7 @@ from typing import Any
 from mlites import stack
 from mlites.data.prepare import source_digest
 from mlites.errors import InputError
-from mlites.files import digest_file, digest_folder, digest_json, file_digests, new_folder, write_atomically
+from mlites.files import digest_file, digest_folder, digest_json, new_folder, write_atomically
 from mlites.hardware.machine import fingerprint
 from mlites.recipe import Recipe
 from mlites.report.publish import failed_run, finish_run, recipe_yaml
@@ -114,14 +114,9 @@ def run_recipe(recipe: Recipe, *, fresh: bool = False) -> tuple[int, Summary, Pa
 def code_digest() -> str:
     """Digest of the code that computes results: a cached result of other code is not reused."""
     root = Path(__file__).parent.parent
-    files = {f"{room}/{name}": value for room in ("mlites", "components") for name, value in _sources(root / room)}
-    return digest_json(files)[:16]
-
-
-def _sources(folder: Path) -> Iterator[tuple[str, str]]:
-    for name, value in file_digests(folder).items():
-        if "__pycache__" not in name:
-            yield name, value
+    paths = (path for room in ("mlites", "components") for path in (root / room).rglob("*"))
+    sources = [path for path in paths if path.is_file() and "__pycache__" not in path.parts]
+    return digest_json({path.relative_to(root).as_posix(): digest_file(path) for path in sources})[:16]
 
 
 def _digests(recipe: Recipe) -> dict[str, str]:
