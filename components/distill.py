@@ -1,4 +1,4 @@
-"""Train a smaller student on the soft targets of the model before it."""
+"""Train a student to answer as its teacher does."""
 
 from kfp import dsl
 
@@ -10,16 +10,18 @@ def distill(
     options: dict,  # type: ignore[type-arg]
     seed: int,
     parent: dsl.Input[dsl.Model],
+    teacher: dsl.Input[dsl.Model],
     dataset: dsl.Input[dsl.Dataset],
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Train a smaller student on the soft targets of the model before it.
+    """Train a student to answer as its teacher does.
 
     Args:
         options: The recipe's distill pass.
         seed: Of new weights and of the order of the rows.
-        parent: Model folder of the pass before.
+        parent: Model folder of the pass before: the teacher of a new student, or itself the student.
+        teacher: Model folder of the recipe's teacher.
         dataset: Prepared data.
 
     Returns:
@@ -37,5 +39,6 @@ def distill(
         from mlites.recipe import Distill
 
         settings, data = Distill.model_validate(options), Dataset.load(Path(dataset.path))
-        card = distill(Path(parent.path), data, settings, seed, Path(model.path), checkpoint)
+        folders = Path(parent.path), Path(teacher.path)
+        card = distill(*folders, data, settings, seed, Path(model.path), checkpoint)
         describe(card, model, metrics)

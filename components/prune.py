@@ -1,4 +1,4 @@
-"""Remove weights or channels, then fine-tune."""
+"""Remove weights or channels, then train again what is left."""
 
 from kfp import dsl
 
@@ -14,7 +14,7 @@ def prune(
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Remove weights or channels, then fine-tune.
+    """Remove weights or channels, then train again what is left.
 
     Args:
         options: The recipe's prune pass.

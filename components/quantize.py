@@ -1,4 +1,4 @@
-"""Quantize an ONNX model to INT8."""
+"""Quantize an ONNX model."""
 
 from kfp import dsl
 
@@ -13,7 +13,7 @@ def quantize(
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Quantize an ONNX model to INT8.
+    """Quantize an ONNX model.
 
     Args:
         options: The recipe's quantize pass.
@@ -21,7 +21,7 @@ def quantize(
         dataset: Prepared data, which calibrates.
 
     Returns:
-        model: Model folder with the INT8 model.onnx.
+        model: Model folder with the quantized model.onnx.
         metrics: Accuracy on the validation split.
     """
     from mlites.task import task

@@ -13,16 +13,19 @@ from components.decline import decline
 from components.deploy import deploy
 from components.distill import distill
 from components.export import export
+from components.factorize import factorize
 from components.gate import gate
 from components.prepare_data import prepare_data
 from components.prune import prune
+from components.qat import qat
 from components.quantize import quantize
 from components.report import report
 from components.select import select
+from components.share import share
 from components.train_teacher import train_teacher
 from components.validate import validate
 from mlites.recipe import Recipe
-from pipelines.trie import Node, candidate_nodes, nodes
+from pipelines.trie import Node, candidate_nodes, nodes, source_node
 
 DEFAULT_STORE = "s3://mlites"
 CREDENTIALS_SECRET = "mlites-s3"  # noqa: S105 a secret's name
@@ -47,7 +50,7 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
     """
     ends = candidate_nodes(recipe.candidates)
     default_budget = _plain(recipe.budget)
-    factory = {"MLITES_TRUSTED_FACTORIES": recipe.teacher.factory} if recipe.teacher.factory else {}
+    factory = {"MLITES_TRUSTED_FACTORIES": ",".join(recipe.factories)} if recipe.factories else {}
 
     def add(component: Any, step: str, label: str = "", /, *, cached: bool = True, **arguments: Any) -> PipelineTask:
         task: PipelineTask = _named(component, step)(**arguments)
@@ -101,7 +104,7 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
         models: dict[str, Any] = {}
         for node in nodes(list(ends.values())):
             parent = models[node.parent.name] if node.parent else teacher.outputs["model"]
-            task = _add_node(add, node, parent, dataset, seed)
+            task = _add_node(add, node, parent, teacher.outputs["model"], dataset, seed)
             models[node.name] = task.outputs["model"]
         baseline = models[Node(None).name]
         verdicts = [
@@ -114,6 +117,7 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
                 hardware=_plain(recipe.hardware),
                 store=store,
                 candidate=models[ends[candidate.name].name],
+                source=models[source_node(ends[candidate.name]).name],
                 baseline=baseline,
                 dataset=dataset,
             ).outputs["Output"]
@@ -162,14 +166,26 @@ def compile_pipeline(pipeline: BaseComponent, target: Path) -> None:
     work.replace(target)
 
 
-def _add_node(add: Any, node: Node, parent: Any, dataset: Any, seed: Any) -> PipelineTask:
-    component = {"export": export, "quantize": quantize, "distill": distill, "prune": prune}[node.kind]
+STEPS = {
+    "distill": distill,
+    "export": export,
+    "factorize": factorize,
+    "prune": prune,
+    "qat": qat,
+    "quantize": quantize,
+    "share": share,
+}
+
+
+def _add_node(add: Any, node: Node, parent: Any, teacher: Any, dataset: Any, seed: Any) -> PipelineTask:
     arguments: dict[str, Any] = {"parent": parent, "dataset": dataset}
     if node.step:
         arguments["options"] = _plain(node.step)
-    if node.kind in ("distill", "prune"):
+    if node.kind not in ("export", "quantize"):
         arguments["seed"] = seed
-    task: PipelineTask = add(component, node.name, node.label, **arguments)
+    if node.kind == "distill":
+        arguments["teacher"] = teacher
+    task: PipelineTask = add(STEPS[node.kind], node.name, node.label, **arguments)
     return task
 
 

@@ -4,9 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mlites.files import digest_json
-from mlites.recipe import Candidate, Distill, Prune, Quantize
-
-Pass = Distill | Prune | Quantize
+from mlites.recipe import QAT, Candidate, Pass, Quantize
 
 
 @dataclass(frozen=True)
@@ -43,14 +41,18 @@ class Node:
 
 
 def last_node(passes: tuple[Pass, ...]) -> Node:
-    """The last node of a chain; the export comes before the first ONNX pass, or last."""
+    """The last node of a chain; the export comes before quantization, or last; training in INT8 exports by itself."""
     node: Node | None = None
-    exported = False
     for step in passes:
-        if isinstance(step, Quantize) and not exported:
-            node, exported = Node(None, node), True
-        node = Node(step, node)
-    return node if node is not None and exported else Node(None, node)
+        node = Node(step, Node(None, node) if isinstance(step, Quantize) else node)
+    return node if node is not None and isinstance(node.step, QAT | Quantize) else Node(None, node)
+
+
+def source_node(end: Node) -> Node:
+    """The float ONNX model that a candidate was quantized from; the candidate itself if it was not."""
+    if isinstance(end.step, QAT):
+        return Node(None, end.parent)
+    return end.parent if isinstance(end.step, Quantize) and end.parent else end
 
 
 def candidate_nodes(candidates: tuple[Candidate, ...]) -> dict[str, Node]:
@@ -59,10 +61,10 @@ def candidate_nodes(candidates: tuple[Candidate, ...]) -> dict[str, Node]:
 
 
 def nodes(ends: Iterator[Node] | list[Node]) -> Iterator[Node]:
-    """Every node once, parents first; the teacher's own export, which is the baseline, is among them."""
+    """Every node once, parents first; the teacher's own export, the baseline, and the candidates' sources too."""
     seen: set[str] = set()
-    for end in [Node(None), *ends]:
-        for node in end.chain:
+    for last in [Node(None), *(one for end in ends for one in (source_node(end), end))]:
+        for node in last.chain:
             if node.name not in seen:
                 seen.add(node.name)
                 yield node

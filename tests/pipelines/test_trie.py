@@ -1,7 +1,7 @@
 """Candidates that begin alike share steps, under names that do not depend on their neighbours."""
 
 from mlites.recipe import Candidate
-from pipelines.trie import Node, candidate_nodes, last_node, nodes
+from pipelines.trie import Node, candidate_nodes, last_node, nodes, source_node
 
 
 def _candidate(name: str, *passes: dict[str, object]) -> Candidate:
@@ -11,6 +11,7 @@ def _candidate(name: str, *passes: dict[str, object]) -> Candidate:
 PRUNE: dict[str, object] = {"pass": "prune", "amount": 0.5}
 DISTILL: dict[str, object] = {"pass": "distill", "student": {"family": "mlp"}}
 QUANTIZE: dict[str, object] = {"pass": "quantize"}
+QAT: dict[str, object] = {"pass": "qat"}
 DYNAMIC: dict[str, object] = {"pass": "quantize", "method": "dynamic"}
 
 
@@ -62,3 +63,16 @@ def test_names_do_not_change_when_candidates_are_added_or_moved() -> None:
 def test_labels_tell_the_way_in_words() -> None:
     assert Node(None).label == "teacher > ONNX"
     assert last_node(_candidate("d", PRUNE, QUANTIZE).passes).label == "prune structured 50% > quantize static"
+
+
+def test_training_in_int8_exports_by_itself_and_its_source_is_the_float_export() -> None:
+    end = last_node(_candidate("a", PRUNE, QAT).passes)
+    assert [node.kind for node in end.chain] == ["prune", "qat"]
+    assert [node.kind for node in source_node(end).chain] == ["prune", "export"]
+    assert {node.name for node in nodes([end])} >= {end.name, source_node(end).name}
+
+
+def test_the_source_of_a_quantized_model_is_its_export_and_of_another_itself() -> None:
+    quantized, float_ = (last_node(_candidate("a", *passes).passes) for passes in ([PRUNE, QUANTIZE], [PRUNE]))
+    assert source_node(quantized) == float_ == source_node(float_)
+    assert source_node(last_node(_candidate("a", QUANTIZE).passes)) == Node(None)
