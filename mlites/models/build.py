@@ -9,6 +9,8 @@ from torch import nn
 
 from mlites import recipe
 from mlites.errors import InputError
+from mlites.models import lenet
+from mlites.models.convnet import ConvNetClassifier
 from mlites.models.factory import call_factory
 from mlites.models.mlp import MLPClassifier
 from mlites.models.resnet import ResNetClassifier
@@ -17,7 +19,7 @@ Checked = TypeVar("Checked")
 
 
 def build_model(
-    architecture: recipe.MLP | recipe.ResNet | dict[str, Any],
+    architecture: recipe.Architecture | dict[str, Any],
     input_shape: Sequence[int],
     classes_count: int,
     seed: int = 0,
@@ -48,9 +50,20 @@ def _mlp(options: dict[str, Any], input_shape: tuple[int, ...], classes_count: i
 
 def _resnet(options: dict[str, Any], input_shape: tuple[int, ...], classes_count: int) -> nn.Module:
     checked = _checked(recipe.ResNet, options)
-    if len(input_shape) != 3:
-        raise InputError(f"resnet needs images (channels, height, width), got rows of shape {input_shape}; use mlp")
-    return ResNetClassifier(input_shape[0], checked.depth, checked.width, classes_count)
+    channels, _, _ = _image_shape("resnet", input_shape)
+    return ResNetClassifier(channels, checked.depth, checked.width, classes_count)
+
+
+def _lenet(options: dict[str, Any], input_shape: tuple[int, ...], classes_count: int) -> nn.Module:
+    _checked(recipe.LeNet, options)
+    return lenet.LeNetClassifier(*_image_shape("lenet", input_shape, lenet.LEAST_EDGE), classes_count)
+
+
+def _convnet(options: dict[str, Any], input_shape: tuple[int, ...], classes_count: int) -> nn.Module:
+    checked = _checked(recipe.ConvNet, options)
+    channels, _, _ = _image_shape("convnet", input_shape)
+    kernels = checked.kernels or (3,) * len(checked.channels)
+    return ConvNetClassifier(channels, checked.channels, checked.strides, kernels, classes_count)
 
 
 def _factory(options: dict[str, Any], _input_shape: tuple[int, ...], _classes_count: int) -> nn.Module:
@@ -58,6 +71,19 @@ def _factory(options: dict[str, Any], _input_shape: tuple[int, ...], _classes_co
     if not isinstance(path, str) or not isinstance(keywords, dict):
         raise InputError("architecture family factory needs factory: package.module:function and options: a mapping")
     return call_factory(path, keywords)
+
+
+def _image_shape(family: str, input_shape: tuple[int, ...], least_edge: int = 1) -> tuple[int, int, int]:
+    """Channels, height and width of rows that are images and not too small."""
+    if len(input_shape) != 3:
+        raise InputError(f"{family} needs images (channels, height, width), got rows of shape {input_shape}; use mlp")
+    channels, height, width = input_shape
+    if min(height, width) < least_edge:
+        raise InputError(
+            f"{family} needs images of {least_edge}x{least_edge} pixels at least, got {height}x{width}; "
+            f"use resnet or convnet, which take any"
+        )
+    return channels, height, width
 
 
 def _checked(kind: type[Checked], options: dict[str, Any]) -> Checked:
@@ -71,6 +97,8 @@ def _checked(kind: type[Checked], options: dict[str, Any]) -> Checked:
 
 FAMILIES: dict[str, Callable[[dict[str, Any], tuple[int, ...], int], nn.Module]] = {
     "mlp": _mlp,
+    "lenet": _lenet,
     "resnet": _resnet,
+    "convnet": _convnet,
     "factory": _factory,
 }

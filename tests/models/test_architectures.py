@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from mlites.compression.cost import count_cost
 from mlites.errors import InputError
 from mlites.models.build import build_model
 from mlites.models.sizes import restore_sizes_
-from mlites.recipe import MLP, ResNet
+from mlites.recipe import MLP, ConvNet, LeNet, ResNet
 
 
 @pytest.mark.parametrize("depth", [8, 20, 32])
@@ -84,3 +85,31 @@ def test_every_kind_of_layer_is_restored_to_its_size(
 def test_group_normalization_whose_groups_do_not_divide_is_refused() -> None:
     with pytest.raises(InputError, match="3 groups do not divide 4 channels"):
         restore_sizes_(nn.Sequential(nn.GroupNorm(2, 8)), {"0": {"kind": "groupnorm", "channels": 4, "groups": 3}})
+
+
+def test_lenet_has_the_parameters_of_deep_compression() -> None:
+    cost = count_cost(build_model(LeNet(family="lenet"), (1, 28, 28), 10), (1, 28, 28))
+    assert cost == {"parameters": 431_080, "macs": 20 * 25 * 24**2 + 50 * 20 * 25 * 8**2 + 800 * 500 + 500 * 10}
+
+
+def test_lenet_takes_images_from_16_pixels_on() -> None:
+    assert build_model(LeNet(family="lenet"), (3, 16, 21), 4)(torch.zeros(2, 3, 16, 21)).shape == (2, 4)
+    with pytest.raises(InputError, match=r"lenet needs images of 16x16 pixels at least, got 28x15; use resnet"):
+        build_model(LeNet(family="lenet"), (1, 28, 15), 10)
+
+
+def test_convnet_is_one_convolution_after_the_other() -> None:
+    options = ConvNet(family="convnet", channels=(4, 6), strides=(2, 1), kernels=(5, 3))
+    module = build_model(options, (2, 9, 8), 3).eval()
+    rows = torch.randn(7, 2, 9, 8)
+    state = module.state_dict()
+    values = F.conv2d(rows, state["blocks.0.conv.weight"], stride=2, padding=2)
+    assert values.shape == (7, 4, 5, 4)
+    values = F.conv2d(_normalized(values).relu(), state["blocks.1.conv.weight"], padding=1)
+    values = _normalized(values).relu().sum((2, 3)) / 20
+    torch.testing.assert_close(module(rows), values @ state["output.weight"].T + state["output.bias"])
+
+
+def _normalized(values: torch.Tensor) -> torch.Tensor:
+    """By the statistics of an untrained batch normalization: mean 0, variance 1."""
+    return values / (1 + 1e-5) ** 0.5

@@ -1,0 +1,51 @@
+"""Plain convolutions, one after the other: of all networks the one with the fewest operators.
+
+Source: Ioffe & Szegedy (2015), "Batch Normalization" (convolution, normalization, ReLU); Springenberg et al. (2015),
+"Striving for Simplicity: The All Convolutional Net" (strides instead of pooling, the mean over the picture at the end).
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class ConvBlock(nn.Module):
+    """A convolution without bias, normalized and rectified."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(channels_out)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(n, channels_in, h, w) -> (n, channels_out, h / stride, w / stride), both rounded up for odd kernels."""
+        values: Tensor = self.norm(self.conv(inputs)).relu()
+        return values
+
+
+class ConvNetClassifier(nn.Module):
+    """Convolution blocks in a row, the mean over height and width, one linear layer."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        kernels: Sequence[int],
+        classes_count: int,
+    ) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        for channels_out, stride, kernel in zip(channels, strides, kernels, strict=True):
+            blocks.append(ConvBlock(channels_in, channels_out, kernel, stride))
+            channels_in = channels_out
+        self.blocks = nn.Sequential(*blocks)
+        self.output = nn.Linear(channels_in, classes_count)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(n, channels_in, h, w) -> logits (n, classes)."""
+        logits: Tensor = self.output(self.blocks(inputs).mean((2, 3)))
+        return logits
