@@ -1,4 +1,4 @@
-"""The command line: mlites run, check, compile, schema and stack."""
+"""The command line: mlites run, compress, pack, unpack, check, compile, schema and stack."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ import click
 
 from mlites import __version__
 from mlites.errors import InputError
+from mlites.files import write_atomically
 from mlites.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -68,6 +69,69 @@ def run(recipe: Path, overrides: tuple[str, ...], fresh: bool) -> None:
             click.echo(f"serving:  {served.triton_url}/v2/models/{served.model}/versions/{served.version}")
     click.echo(f"report:   {folder / 'report.html'}")
     raise SystemExit(code)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--recipe", "-r", type=click.Path(path_type=Path), required=True, help="Data, candidates and budget.")
+@_overrides
+@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
+def compress(model: Path, recipe: Path, overrides: tuple[str, ...], output: Path) -> None:
+    """Apply the candidates' passes to MODEL, here and without servers, and measure what comes out.
+
+    MODEL, an mlites model folder or an .onnx file, takes the place of the recipe's teacher. Run again, it goes on where
+    it stopped. Nothing is deployed.
+    """
+    checked = _load(recipe, overrides)
+    from pipelines.in_process import compress as compress_model
+
+    selection = compress_model(model, checked, output, lambda line: click.echo(line, err=True))
+    click.echo(f"{'candidate':24} {'accuracy':>8} {'kept':>7} {'faster':>7} {'smaller':>7}  budget")
+    for one in selection["candidates"]:
+        kept = one["accuracy"] / selection["baseline"]["accuracy"]
+        within = "within" if one["within_budget"] else f"over: {'; '.join(one['reasons'])}"
+        click.echo(
+            f"{one['candidate']:24} {one['accuracy']:8.2%} {kept:7.1%} {one['speedup']:6.2f}x "
+            f"{1 - 1 / one['size_ratio']:7.1%}  {within}"
+        )
+    click.echo(f"\n{selection['reason']}")
+    click.echo(f"models:   {output}")
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Default: beside MODEL, with .packed added.")
+def pack(model: Path, output: Path | None) -> None:
+    """Code an ONNX file for download, as small as its weights allow; `unpack` restores it bit for bit."""
+    from mlites.compression.storage.packing import pack
+
+    content = _read(model)
+    packed = pack(content)
+    target = output or model.with_name(f"{model.name}.packed")
+    write_atomically(target, packed)
+    click.echo(f"{target}: {len(packed)} bytes, {len(content) / len(packed):.1f} times smaller")
+
+
+@cli.command()
+@click.argument("packed", type=click.Path(path_type=Path))
+@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="ONNX file to write.")
+def unpack(packed: Path, output: Path) -> None:
+    """Restore the ONNX file that was packed, bit for bit."""
+    from mlites.compression.storage.packing import unpack
+
+    try:
+        content = unpack(_read(packed))
+    except InputError as error:
+        raise InputError(f"{packed}: {error}") from None
+    write_atomically(output, content)
+    click.echo(f"{output}: {len(content)} bytes")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read: {error.strerror}") from None
 
 
 @cli.command()

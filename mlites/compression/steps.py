@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mlites.compression.cost import count_cost
-from mlites.compression.distillation.soft_targets import distillation_loss
-from mlites.compression.pruning.magnitude import prune_magnitude, sparsity, zero_masks
+from mlites.compression.distillation.distill import distill_module
+from mlites.compression.pruning.rewinding import Origin
 from mlites.data.dataset import Dataset, Preprocessing
 from mlites.errors import InputError
 from mlites.files import digest_json
 from mlites.models.build import build_model
 from mlites.models.card import ModelCard, read_card, write_model_folder
 from mlites.models.checkpoint import load_model, load_weights_, save_model
-from mlites.recipe import Distill, Prune, Quantize, Teacher, Training
+from mlites.recipe import QAT, Distill, Factorize, Prune, Quantize, Share, Teacher, Training
 from mlites.training.loop import TrainingData, evaluate, train
 
 
@@ -64,54 +64,136 @@ def train_teacher(
 
 
 def distill(
-    parent: Path, dataset: Dataset, options: Distill, seed: int, folder: Path, checkpoint: Path | None = None
+    parent: Path,
+    teacher: Path,
+    dataset: Dataset,
+    options: Distill,
+    seed: int,
+    folder: Path,
+    checkpoint: Path | None = None,
 ) -> ModelCard:
-    """Train a new student on the soft targets of the model before it in the chain.
+    """Train a student to answer as its teacher does.
 
-    At the chain's start that model is the teacher; after another distillation it is the first student, which then acts
-    as the teacher's assistant (Mirzadeh et al. 2020).
+    Args:
+        parent: model before this pass. It teaches the student that the options name: at the chain's start it is the
+            recipe's teacher; after another distillation it acts as the teacher's assistant (Mirzadeh et al. 2020).
+            Where the options name no student, it is itself the student.
+        teacher: the recipe's teacher, who then teaches.
+        dataset: to train and decide on.
+        options: the pass.
+        seed: of a new student's weights and of the order of the rows.
+        folder: where the model goes; replaced whole.
+        checkpoint: place that outlives a killed run.
     """
-    teacher, card = load_model(parent)
+    module, card = load_model(parent)
     _check_fits(card, dataset)
-    student = build_model(options.student, card.input_shape, len(card.classes), seed)
-    data = _training_data(card, dataset)
-    loss = distillation_loss(
-        teacher,
-        data.inputs,
-        augmented=bool(options.training.augmentation),
-        temperature=options.temperature,
-        soft_weight=options.soft_weight,
-        label_smoothing=options.training.label_smoothing,
-    )
+    identity = card.digest
+    changed: dict[str, Any] = {}
+    if options.student is None:
+        student = module
+        module, teachers_card = load_model(teacher)
+        identity += teachers_card.digest
+    else:
+        student = build_model(options.student, card.input_shape, len(card.classes), seed)
+        changed = {"architecture": options.student.model_dump(mode="json"), "layers": {}}
     what = options.model_dump(mode="json", by_alias=True)
-    identity = digest_json([card.digest, what])
-    history = train(student, data, options.training, seed, loss, identity=identity, checkpoint=checkpoint)
-    architecture = options.student.model_dump(mode="json")
-    return _save(folder, student, card, dataset, "distill", what, seed, history, architecture=architecture, layers={})
+    student, history, facts = distill_module(
+        module,
+        student,
+        _training_data(card, dataset),
+        options,
+        seed,
+        identity=digest_json([identity, what]),
+        keep_zeros=options.student is None and _was_made_sparse(card),
+        checkpoint=checkpoint,
+    )
+    return _save(folder, student, card, dataset, "distill", what, seed, history, facts=facts, **changed)
 
 
 def prune(
     parent: Path, dataset: Dataset, options: Prune, seed: int, folder: Path, checkpoint: Path | None = None
 ) -> ModelCard:
-    """Remove weights or channels, then fine-tune; zeros of an earlier magnitude pruning stay zero."""
-    from mlites.compression.pruning.structured import prune_structured  # takes seconds to import
+    """Remove weights or channels, then train again; zeros of an earlier pruning stay zero."""
+    from mlites.compression.pruning.prune import prune_module  # takes seconds to import
 
     module, card = load_model(parent)
     _check_fits(card, dataset)
-    facts: dict[str, Any]
-    if options.method == "magnitude":
-        module, facts = prune_magnitude(module, options.amount)
-    else:
-        module, facts = prune_structured(module, card.input_shape, options.amount, options.round_to)
-    data = _training_data(card, dataset)
-    facts["validation_accuracy_before_tuning"] = evaluate(module, data.validation_inputs, data.validation_labels)[0]
-    sparse = options.method == "magnitude" or _was_made_sparse(card)
-    masks = zero_masks(module) if sparse else None
-    history = train(module, data, options.training, seed, masks=masks, checkpoint=checkpoint)
-    if sparse:
-        facts |= sparsity(module)
+    module, history, facts = prune_module(
+        module,
+        _training_data(card, dataset),
+        options,
+        seed,
+        input_shape=card.input_shape,
+        origin=_origin(card),
+        keep_zeros=_was_made_sparse(card),
+        checkpoint=checkpoint,
+    )
     what = options.model_dump(mode="json", by_alias=True)
     return _save(folder, module, card, dataset, "prune", what, seed, history, facts=facts)
+
+
+def factorize(
+    parent: Path, dataset: Dataset, options: Factorize, seed: int, folder: Path, checkpoint: Path | None = None
+) -> ModelCard:
+    """Replace layers by cheaper ones, then fine-tune."""
+    from mlites.compression.factorization.factorize import factorize_module
+
+    module, card = load_model(parent)
+    _check_fits(card, dataset)
+    data = _training_data(card, dataset)
+    module, history, facts = factorize_module(
+        module, data, options, seed, input_shape=card.input_shape, checkpoint=checkpoint
+    )
+    what = options.model_dump(mode="json", by_alias=True)
+    return _save(folder, module, card, dataset, "factorize", what, seed, history, facts=facts)
+
+
+def share(
+    parent: Path, dataset: Dataset, options: Share, seed: int, folder: Path, checkpoint: Path | None = None
+) -> ModelCard:
+    """Give each layer's weights a few shared values, then train these; zeros of pruning stay zero."""
+    from mlites.compression.storage.sharing import share_module
+
+    module, card = load_model(parent)
+    _check_fits(card, dataset)
+    module, history, facts = share_module(module, _training_data(card, dataset), options, seed, checkpoint=checkpoint)
+    what = options.model_dump(mode="json", by_alias=True)
+    return _save(folder, module, card, dataset, "share", what, seed, history, facts=facts)
+
+
+def qat(
+    parent: Path, dataset: Dataset, options: QAT, seed: int, folder: Path, checkpoint: Path | None = None
+) -> ModelCard:
+    """Train a PyTorch model with the rounding of INT8, and write it as INT8 ONNX."""
+    from mlites.compression.quantization.qat import train_quantized
+    from mlites.export import answers, compact_
+
+    module, card = load_model(parent)
+    _check_fits(card, dataset)
+    model, history, facts = train_quantized(
+        module,
+        _training_data(card, dataset),
+        options,
+        seed,
+        input_shape=card.input_shape,
+        keep_zeros=_was_made_sparse(card),
+        checkpoint=checkpoint,
+    )
+    compact_(model)
+    inputs, labels = _arrays(card, dataset, "validation")
+    facts["validation_accuracy"] = float((answers(model, inputs).argmax(1) == labels).mean())
+    what = options.model_dump(mode="json", by_alias=True)
+    child = card.after(
+        "qat",
+        options=what,
+        data=dataset.digest,
+        metrics=facts,
+        seed=seed,
+        history=history,
+        form="onnx",
+        layers={},
+    )
+    return write_model_folder(folder, model.SerializeToString(deterministic=True), child)
 
 
 def export(parent: Path, dataset: Dataset, folder: Path) -> ModelCard:
@@ -130,8 +212,7 @@ def export(parent: Path, dataset: Dataset, folder: Path) -> ModelCard:
 
 def quantize(parent: Path, dataset: Dataset, options: Quantize, folder: Path) -> ModelCard:
     """Quantize an FP32 ONNX model, calibrated on training rows taken at even distances."""
-    from mlites.compression.quantization.dynamic import quantize_dynamic_int8
-    from mlites.compression.quantization.static import quantize_static_int8
+    from mlites.compression.quantization.quantize import quantize_model
     from mlites.export import answers, compact_
     from mlites.inference import check_file
 
@@ -141,21 +222,20 @@ def quantize(parent: Path, dataset: Dataset, options: Quantize, folder: Path) ->
     _check_fits(card, dataset)
     check_file(parent / "model.onnx")
     model = onnx.load(parent / "model.onnx", load_external_data=False)
-    if options.method == "dynamic":
-        quantized = quantize_dynamic_int8(model, per_channel=options.per_channel)
-    else:
-        inputs, _ = _arrays(card, dataset, "train")
-        rows = inputs[np.linspace(0, len(inputs) - 1, min(options.samples, len(inputs))).round().astype(np.int64)]
-        quantized = quantize_static_int8(model, rows, per_channel=options.per_channel, calibration=options.calibration)
-    compact_(quantized)
+    rows, _ = _arrays(card, dataset, "train")
+    chosen = np.linspace(0, len(rows) - 1, min(options.samples, len(rows))).round().astype(np.int64)
     inputs, labels = _arrays(card, dataset, "validation")
-    accuracy = float((answers(quantized, inputs).argmax(1) == labels).mean())
+    quantized, facts = quantize_model(
+        model, options, calibration=rows[chosen], validation_inputs=inputs, validation_labels=labels
+    )
+    compact_(quantized)
+    facts["validation_accuracy"] = float((answers(quantized, inputs).argmax(1) == labels).mean())
     before, after = (len(one.SerializeToString(deterministic=True)) for one in (model, quantized))
     child = card.after(
         "quantize",
         options=options.model_dump(mode="json", by_alias=True),
         data=dataset.digest,
-        metrics={"validation_accuracy": accuracy, "size_bytes_before": before, "size_bytes": after},
+        metrics={**facts, "size_bytes_before": before, "size_bytes": after},
     )
     return write_model_folder(folder, quantized.SerializeToString(deterministic=True), child)
 
@@ -233,10 +313,25 @@ def _check_answers(module: nn.Module, card: ModelCard) -> None:
 
 
 def _was_made_sparse(card: ModelCard) -> bool:
-    """Whether a magnitude pruning came after the last step that drew new weights."""
+    """Whether single weights were pruned after the last step that drew new ones."""
     for entry in reversed(card.provenance):
-        if entry["step"] in ("train", "distill"):
+        step, options = entry["step"], entry["options"]
+        if step == "train" or (step == "distill" and options["student"] is not None):
             return False
-        if entry["step"] == "prune" and entry["options"]["method"] == "magnitude":
+        if step == "prune" and options["method"] != "structured":
             return True
     return False
+
+
+def _origin(card: ModelCard) -> Origin | None:
+    """The training that a model comes from, where it is one that can be repeated."""
+    first = card.provenance[0] if card.provenance else {}
+    draws_anew = any(entry["step"] == "distill" and entry["options"]["student"] for entry in card.provenance)
+    if draws_anew or first.get("step") != "train" or "epochs" not in first["options"]:
+        return None
+    seed: int = first["seed"]
+    return Origin(
+        build=lambda: build_model(card.architecture, card.input_shape, len(card.classes), seed),
+        options=Training.model_validate(first["options"]),
+        seed=seed,
+    )

@@ -121,13 +121,11 @@ class Recipe(Options):
 
 
 def _check_origin(name: str, step: Prune, teacher: Teacher) -> None:
-    """Rewinding repeats the teacher's own training, so that must be known."""
-    if teacher.architecture is None:
-        raise ValueError(
-            f"candidate {name!r}: {step.retrain} repeats the teacher's training, which a given model lacks"
-        )
+    """Rewinding repeats the teacher's own training; that of a model folder stands in its card."""
+    if teacher.factory is not None:
+        raise ValueError(f"candidate {name!r}: {step.retrain} repeats the teacher's training, which given weights lack")
     epochs = (teacher.training or Training()).epochs
-    if step.rewind_epoch >= epochs:
+    if teacher.architecture is not None and step.rewind_epoch >= epochs:
         raise ValueError(
             f"candidate {name!r}: rewind_epoch must be below the teacher's {epochs} epochs, got {step.rewind_epoch}"
         )

@@ -17,8 +17,9 @@ class Training(Options):
     learning_rate: float = Field(0.05, gt=0, le=10, description="Peak of the schedule.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD (Nesterov); AdamW ignores it.")
     weight_decay: float = Field(5e-4, ge=0, le=1)
-    schedule: Literal["one-cycle", "step"] = Field(
-        "one-cycle", description="one-cycle (Smith 2018), or step: divided by 10 after 1/2 and 3/4 of the epochs."
+    schedule: Literal["one-cycle", "step", "constant"] = Field(
+        "one-cycle",
+        description="one-cycle (Smith 2018); step: divided by 10 after 1/2 and 3/4 of the epochs; or constant.",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     augmentation: tuple[Literal["crop", "flip"], ...] = Field(
