@@ -24,8 +24,10 @@ from mlites.training.schedule import SCHEDULES
 
 EVALUATION_ROWS = 512
 CHECK_EVERY = 64  # batches between looks at the loss, as a look waits for the device
+TIGHTENINGS = 10  # of the masks, in each epoch
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+MaskSchedule = Callable[[nn.Module, float], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ def train(
     *,
     identity: str = "",
     masks: dict[str, Tensor] | None = None,
+    mask_schedule: MaskSchedule | None = None,
+    first_epoch: int = 0,
+    end_epoch: int | None = None,
     checkpoint: Path | None = None,
     report: Callable[[Epoch], None] | None = None,
 ) -> list[Epoch]:
@@ -79,18 +84,27 @@ def train(
         seed: of the order of the rows, augmentation and dropout.
         loss: (logits, labels, row numbers, inputs as augmented) -> scalar; default: cross-entropy with the options'
             label smoothing.
-        identity: what else decides the result, such as the teacher behind ``loss``: a checkpoint counts only if equal.
+        identity: what else decides the result, such as the teacher behind ``loss`` or a mask schedule: a checkpoint
+            counts only if equal.
         masks: parameter name -> bool tensor; where False, the weight is held at zero.
+        mask_schedule: (module, fraction of all steps done) -> the masks from here on; asked at each epoch's start, so
+            that a resumed run asks as the whole one did, and evenly within it.
+        first_epoch: epochs of the schedule to leave out: learning rates and draws are those of a run from 0.
+        end_epoch: epoch of the schedule to stop before; default: its end.
         checkpoint: file written after each epoch; if it is this run's, training goes on after its last epoch.
         report: takes each epoch's entry; default: prints a line.
 
     Returns:
-        One entry an epoch: epoch, train_loss, validation_loss, validation_accuracy, learning_rate (its last).
+        One entry an epoch: epoch (of the schedule), train_loss, validation_loss, validation_accuracy, learning_rate
+        (its last).
 
     Raises:
         InputError: the data does not suit the options, or the loss is no longer finite.
+        ValueError: first and end epoch are not a part of the schedule.
     """
     _check(data, options)
+    if not 0 <= first_epoch < (options.epochs if end_epoch is None else end_epoch) <= options.epochs:
+        raise ValueError(f"epochs {first_epoch} to {end_epoch} are not a part of the schedule's {options.epochs}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     criterion = loss or smoothed_cross_entropy(options.label_smoothing)
     report = report or (lambda entry: print(epoch_line(entry, options.epochs), flush=True))
@@ -98,7 +112,8 @@ def train(
         start = _digest_tensors(module.state_dict())
         _to_device_(module, device, data.inputs.dim())
         precision = _precision(module, data, options, criterion, device)
-        run = _Run(module, _optimizer(module, options), data, options, seed, criterion, masks or {}, precision, device)
+        optimizer = _optimizer(module, options)
+        run = _Run(module, optimizer, data, options, seed, criterion, masks or {}, mask_schedule, precision, device)
         identity = digest_json(
             {
                 "identity": identity,
@@ -107,13 +122,15 @@ def train(
                 "start": start,
                 "data": [_digest_tensors({k: v for k, v in vars(data).items() if k != "padding"}), data.padding],
                 "masks": _digest_tensors(run.masks),
+                "epochs": [first_epoch, end_epoch],
                 "precision": precision,
                 "torch": torch.__version__,
             }
         )
         progress = (load_progress_(checkpoint, identity, module, run.optimizer) if checkpoint else None) or Progress()
-        while len(progress.history) < options.epochs and progress.stale < (options.early_stop or math.inf):
-            entry = run.epoch(len(progress.history))
+        epochs = range(first_epoch, options.epochs if end_epoch is None else end_epoch)
+        while len(progress.history) < len(epochs) and progress.stale < (options.early_stop or math.inf):
+            entry = run.epoch(epochs[len(progress.history)])
             _record(progress, entry, module, options)
             if checkpoint:
                 save_progress(checkpoint, identity, module, run.optimizer, progress)
@@ -149,6 +166,7 @@ class _Run:
     seed: int
     criterion: Loss
     masks: dict[str, Tensor]
+    mask_schedule: MaskSchedule | None
     precision: Precision
     device: torch.device
 
@@ -157,8 +175,7 @@ class _Run:
         generator = Generator().manual_seed(self.seed * 1_000_003 + index)
         batches = _batches(len(self.data.labels), self.options.batch_size, generator)
         steps = len(batches) * self.options.epochs
-        parameters = dict(self.module.named_parameters())
-        masked = [(parameters[name], mask.to(self.device)) for name, mask in self.masks.items()]
+        masked = self._masked(self.masks)
         total, rows_seen, rate = torch.zeros((), device=self.device), 0, 0.0
         self.module.train()
         with torch.random.fork_rng(), batch_bar(len(batches)) as advance:
@@ -169,14 +186,16 @@ class _Run:
                 )
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
+                if self.mask_schedule and number % math.ceil(len(batches) / TIGHTENINGS) == 0:
+                    scheduled = self.mask_schedule(self.module, (index * len(batches) + number) / steps)
+                    masked = self._masked(self.masks) + self._masked(scheduled)
+                    _hold_(masked)
                 inputs = _inputs(self.data, self.options, rows, generator, self.device)
                 value = _loss(self.module, self.data, rows, inputs, self.criterion, self.precision)
                 self.optimizer.zero_grad()
                 value.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
-                with torch.no_grad():
-                    for parameter, mask in masked:
-                        parameter.mul_(mask)
+                _hold_(masked)
                 total += value.detach() * len(rows)
                 rows_seen += len(rows)
                 if number % CHECK_EVERY == 0 or number + 1 == len(batches):
@@ -193,12 +212,22 @@ class _Run:
             "learning_rate": rate,
         }
 
+    def _masked(self, masks: dict[str, Tensor]) -> list[tuple[nn.Parameter, Tensor]]:
+        parameters = dict(self.module.named_parameters())
+        return [(parameters[name], mask.to(self.device)) for name, mask in masks.items()]
+
     def _check_finite(self, value: Tensor, index: int, rate: float) -> None:
         if not math.isfinite(float(value)):
             raise InputError(
                 f"training diverged: the loss is no longer finite in epoch {index + 1} at learning rate {rate:.3g}; "
                 f"lower learning_rate (now {self.options.learning_rate:g})"
             )
+
+
+def _hold_(masked: list[tuple[nn.Parameter, Tensor]]) -> None:
+    with torch.no_grad():
+        for parameter, mask in masked:
+            parameter.mul_(mask)
 
 
 def _check(data: TrainingData, options: Training) -> None:

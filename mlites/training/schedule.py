@@ -34,8 +34,17 @@ def step_decay(step: int, steps: int, peak: float) -> float:
     return peak / 10 if 2 * step >= steps else peak
 
 
+def constant(_step: int, _steps: int, peak: float) -> float:
+    """The same learning rate throughout, as in fine-tuning at the last rate of an earlier training.
+
+    >>> constant(7, 8, 0.01)
+    0.01
+    """
+    return peak
+
+
 def _cosine(begin: float, end: float, progress: float) -> float:
     return end + (begin - end) / 2 * (1 + math.cos(math.pi * progress))
 
 
-SCHEDULES = {"one-cycle": one_cycle, "step": step_decay}
+SCHEDULES = {"one-cycle": one_cycle, "step": step_decay, "constant": constant}

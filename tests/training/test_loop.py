@@ -167,6 +167,77 @@ def test_masked_weights_stay_zero_and_the_others_move() -> None:
     assert bool((weight[~mask] == 0).all()) and bool((weight[mask] != before[mask]).all())
 
 
+@pytest.mark.parametrize("shape", [(6,), (1, 8, 8)])
+def test_run_in_two_parts_equals_the_whole(shape: tuple[int, ...]) -> None:
+    """Without momentum, weights are all that an epoch hands on; order, augmentation and rates are the schedule's."""
+    images = len(shape) == 3
+    options = Training(epochs=4, **PLAIN, momentum=0, augmentation=("crop", "flip") if images else ())
+    data, whole, parts = blobs(shape), network(shape), network(shape)
+    history = train(whole, data, options, seed=3, report=quiet)
+    first = train(parts, data, options, seed=3, end_epoch=3, report=quiet)
+    second = train(parts, data, options, seed=3, first_epoch=3, report=quiet)
+    assert first + second == history and equal(whole, parts)
+
+
+def test_part_of_a_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    options = Training(epochs=5, **PLAIN)
+    whole, stopped = network(), network()
+    history = train(whole, blobs(), options, seed=3, first_epoch=1, end_epoch=4, report=quiet)
+
+    def stop(entry: dict[str, float]) -> None:
+        if entry["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, blobs(), options, seed=3, first_epoch=1, end_epoch=4, checkpoint=tmp_path / "run", report=stop)
+    resumed, seen = network(), []
+    again = train(
+        resumed,
+        blobs(),
+        options,
+        seed=3,
+        first_epoch=1,
+        end_epoch=4,
+        checkpoint=tmp_path / "run",
+        report=lambda entry: seen.append(entry["epoch"]),
+    )
+    assert again == history and seen == [4] and equal(whole, resumed)
+
+
+@pytest.mark.parametrize(("first", "end"), [(3, None), (-1, None), (1, 1), (0, 4)])
+def test_epochs_outside_the_schedule_are_refused(first: int, end: int | None) -> None:
+    with pytest.raises(ValueError, match=f"epochs {first} to {end} are not a part of the schedule's 3"):
+        train(network(), blobs(), Training(epochs=3, **PLAIN), 0, first_epoch=first, end_epoch=end)
+
+
+def test_mask_schedule_is_asked_evenly_and_held_in_between() -> None:
+    module, asked = network(), []
+    weight = module.get_parameter("hidden.0.weight")
+
+    def tighten(asking: nn.Module, done: float) -> dict[str, Tensor]:
+        assert asking is module
+        if asked:
+            assert bool((weight[: round(asked[-1] * 8)] == 0).all())
+        asked.append(done)
+        mask = torch.ones(8, 6, dtype=torch.bool)
+        mask[: round(done * 8)] = False
+        return {"hidden.0.weight": mask}
+
+    fixed = torch.arange(24).view(3, 8) % 2 == 0
+    train(
+        module,
+        blobs(),
+        Training(epochs=2, precision="fp32", batch_size=2, learning_rate=0.01),
+        0,
+        masks={"output.weight": fixed},
+        mask_schedule=tighten,
+        report=quiet,
+    )
+    assert asked == pytest.approx([step / 60 for step in range(0, 60, 3)])  # 30 batches an epoch
+    assert bool((weight[:7] == 0).all()) and bool((weight[round(asked[-1] * 8) :] != 0).all())
+    assert bool((module.get_parameter("output.weight")[~fixed] == 0).all())
+
+
 def test_first_step_is_nesterov_with_decay_on_matrices_alone() -> None:
     """One batch, one epoch: against the formula g' = g + wd * w; v = g'; w -= lr * (g' + momentum * v)."""
     data, module = blobs(), network()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mlites.training.schedule import one_cycle, step_decay
+from mlites.training.schedule import constant, one_cycle, step_decay
 
 
 @pytest.mark.parametrize("steps", [10, 37, 400])
@@ -27,3 +27,7 @@ def test_shortest_runs_have_finite_rates_within_the_peak(steps: int) -> None:
 
 def test_step_decay_divides_by_ten_twice() -> None:
     assert [step_decay(step, 100, 0.5) for step in (0, 49, 50, 74, 75, 99)] == [0.5, 0.5, 0.05, 0.05, 0.005, 0.005]
+
+
+def test_constant_stays_at_the_peak() -> None:
+    assert {constant(step, 100, 0.5) for step in range(100)} == {0.5}
