@@ -35,12 +35,18 @@ class Latency:
         speedup: the first model's time over this one's, median over the rounds.
         speedup_interval: 95% bootstrap interval of the speedup, widened by what no number of rounds averages out.
         rounds: pairs of blocks that the speedup rests on.
+        sittings: undisturbed time of each round, sitting by sitting (rounds,).
     """
 
     samples_ms: NDArray[np.float64]
     speedup: float
     speedup_interval: tuple[float, float]
     rounds: int
+    sittings: tuple[NDArray[np.float64], ...]
+
+    def speedup_over(self, other: "Latency", seed: int = 0) -> tuple[float, tuple[float, float]]:
+        """The other model's time over this one's, both of the same measurement, and its interval."""
+        return _compare(other.sittings, self.sittings, seed)
 
     def percentiles_ms(self) -> dict[str, float]:
         """Median, 95th and 99th percentile of all calls."""
@@ -91,11 +97,18 @@ def measure_latency(
             sittings.append(np.array(times))
     found = []
     for index in range(len(models)):
-        ratios = [times[:, 0] / times[:, index] for times in sittings]
-        speedup = float(np.median(np.concatenate(ratios)))
-        interval = bootstrap_interval(ratios, seed) if index else (1.0, 1.0)
-        found.append(Latency(np.concatenate(samples[index]), speedup, interval, sum(map(len, ratios))))
+        first, own = (tuple(times[:, column] for times in sittings) for column in (0, index))
+        speedup, interval = _compare(first, own, seed) if index else (1.0, (1.0, 1.0))
+        found.append(Latency(np.concatenate(samples[index]), speedup, interval, sum(map(len, own)), own))
     return found
+
+
+def _compare(
+    reference: Sequence[NDArray[np.float64]], own: Sequence[NDArray[np.float64]], seed: int
+) -> tuple[float, tuple[float, float]]:
+    """Median over the rounds of the reference's time over its own, and its interval."""
+    ratios = [before / after for before, after in zip(reference, own, strict=True)]
+    return float(np.median(np.concatenate(ratios))), bootstrap_interval(ratios, seed)
 
 
 def bootstrap_interval(ratios: Sequence[NDArray[np.float64]], seed: int) -> tuple[float, float]:

@@ -138,6 +138,8 @@ def _reason(verdicts: Sequence[Document], judgements: Sequence[Judgement], best:
         reason = f"{name} comes nearest to the budget, which no candidate meets: {missed}. It reaches {figures}."
     if not any(map(_beats_teacher, verdicts)):
         reason += " No candidate is faster, smaller or more accurate than the teacher: keep the teacher."
+    if warnings := chosen.get("warnings"):
+        reason += f" Mind that {'; '.join(dict.fromkeys(line.split(':')[0] for line in warnings))}."
     return reason
 
 

@@ -1,13 +1,20 @@
 """The verdict: a candidate measured beside the FP32 ONNX Runtime teacher on this machine."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
 
 from mlites.data.dataset import Dataset
 from mlites.errors import InputError
 from mlites.hardware.accuracy import Answers, agreement, evaluate
-from mlites.hardware.latency import measure_latency
+from mlites.hardware.caveats import find_caveats
+from mlites.hardware.latency import Latency, measure_latency
 from mlites.hardware.machine import read_machine
+from mlites.hardware.macs import count_macs
 from mlites.hardware.memory import measure_peak_memory
 from mlites.inference import check_file
 from mlites.models.card import ModelCard, read_card
@@ -15,12 +22,19 @@ from mlites.recipe import Hardware
 
 FORMAT = "mlites-verdict/1"
 BASELINE = "teacher"
+LONGER = 4 / 3  # what the third model may add to the time of two
 
 
 def validate(
-    candidate: Path, baseline: Path, dataset: Dataset, hardware: Hardware, name: str, passes: list[str]
+    candidate: Path,
+    baseline: Path,
+    dataset: Dataset,
+    hardware: Hardware,
+    name: str,
+    passes: list[str],
+    source: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure accuracy, latency, size and memory of a candidate and of the teacher.
+    """Measure accuracy, latency, size, memory and cost of a candidate and of the teacher.
 
     Args:
         candidate: model folder with ``model.onnx``.
@@ -29,9 +43,11 @@ def validate(
         hardware: threads, batch and time to measure with.
         name: the candidate's.
         passes: what was done to it, in words.
+        source: model folder with the FP32 ``model.onnx`` that stood before quantization in the candidate's chain; the
+            candidate's own folder, or none, where nothing was quantized.
 
     Returns:
-        The verdict document (``mlites-verdict/1``).
+        The verdict document (``mlites-verdict/1``); its ``warnings`` name what did not do what it is for.
 
     Raises:
         InputError: a model that cannot be used or does not fit the data; more threads than cores.
@@ -44,23 +60,23 @@ def validate(
         )
     folders = (baseline, candidate)
     cards = [_check_model(folder, dataset) for folder in folders]
-    if cards[0].preprocessing != cards[1].preprocessing:
-        place = candidate / "model.json"
-        raise InputError(f"{place}: preprocessing differs from the baseline's; measure one against its own teacher")
+    _check_preprocessing(candidate, cards[1], cards[0])
+    third, place = _find_source(source, cards, dataset)
     inputs, labels = dataset.normalised_for(cards[0].preprocessing).arrays("test")
     rows = inputs[: hardware.batch]
     models = [folder / "model.onnx" for folder in folders]
     # memory comes first: a file that crashes ONNX Runtime shall crash that process and not this one
     peaks = [measure_peak_memory(path, rows, threads=hardware.threads, batch=hardware.batch) for path in models]
-    sizes = [path.stat().st_size for path in models]
     classes = len(dataset.classes)
     answers = [evaluate(path, inputs, labels, classes=classes, threads=hardware.threads) for path in models]
-    latencies = measure_latency(models, rows, threads=hardware.threads, batch=hardware.batch, seconds=hardware.seconds)
+    costs = [_cost(path, card, rows[:1]) for path, card in zip(models, cards, strict=True)]
+    latencies = _measure([*models, *third], rows, hardware)
     teacher, own = (
-        _figures(answer, latency.percentiles_ms(), size, peak)
-        for answer, latency, size, peak in zip(answers, latencies, sizes, peaks, strict=True)
+        {**_figures(answer, latency), "peak_memory_bytes": peak, **cost}
+        for answer, latency, peak, cost in zip(answers, latencies[:2], peaks, costs, strict=True)
     )
-    return {
+    over_source, interval = (None, None) if place is None else latencies[1].speedup_over(latencies[place])
+    verdict = {
         "format": FORMAT,
         "candidate": name,
         "passes": list(passes),
@@ -74,10 +90,13 @@ def validate(
         "accuracy_drop_points": 100 * (teacher["accuracy"] - own["accuracy"]),
         "speedup": latencies[1].speedup,
         "speedup_interval": list(latencies[1].speedup_interval),
-        "size_ratio": sizes[0] / sizes[1],
+        "speedup_over_source": over_source,
+        "speedup_over_source_interval": None if interval is None else list(interval),
+        "size_ratio": teacher["size_bytes"] / own["size_bytes"],
         "agreement": agreement(answers[1].logits, answers[0].logits),
         "rounds": latencies[1].rounds,
     }
+    return {**verdict, "warnings": find_caveats(verdict, dataset.rows["validation"])}
 
 
 def _check_model(folder: Path, dataset: Dataset) -> ModelCard:
@@ -98,11 +117,43 @@ def _shorten(classes: tuple[str, ...]) -> str:
     return shown[:80] if len(classes) <= 5 else f"{shown[:80]}, ... ({len(classes)})"
 
 
-def _figures(answers: Answers, latency_ms: dict[str, float], size: int, peak: int) -> dict[str, Any]:
+def _check_preprocessing(folder: Path, card: ModelCard, baseline: ModelCard) -> None:
+    if card.preprocessing != baseline.preprocessing:
+        place = folder / "model.json"
+        raise InputError(f"{place}: preprocessing differs from the baseline's; measure one against its own teacher")
+
+
+def _find_source(source: Path | None, cards: Sequence[ModelCard], dataset: Dataset) -> tuple[list[Path], int | None]:
+    """The file to time beside baseline and candidate, if it is neither, and the source's place among all three."""
+    if source is None:
+        return [], None
+    card = _check_model(source, dataset)
+    _check_preprocessing(source, card, cards[0])
+    if card.files == cards[1].files:
+        return [], None
+    return ([], 0) if card.files == cards[0].files else ([source / "model.onnx"], 2)
+
+
+def _measure(models: Sequence[Path], rows: NDArray[np.float32], hardware: Hardware) -> list[Latency]:
+    """All in the same rounds; a third model takes most of its time from the other two's."""
+    seconds = hardware.seconds * min(1.0, 2 * LONGER / len(models))
+    return measure_latency(models, rows, threads=hardware.threads, batch=hardware.batch, seconds=seconds)
+
+
+def _cost(model: Path, card: ModelCard, row: NDArray[np.float32]) -> dict[str, int | None]:
+    """Size, multiply-accumulates, and the parameters that the last PyTorch step counted."""
+    content = model.read_bytes()
+    counts = [entry.get("metrics", {}).get("parameters") for entry in card.provenance]
+    return {
+        "size_bytes": len(content),
+        "parameters": next((count for count in reversed(counts) if count is not None), None),
+        "macs": count_macs(onnx.load_from_string(content), row),
+    }
+
+
+def _figures(answers: Answers, latency: Latency) -> dict[str, Any]:
     return {
         "accuracy": answers.accuracy,
-        "latency_ms": latency_ms,
-        "size_bytes": size,
-        "peak_memory_bytes": peak,
+        "latency_ms": latency.percentiles_ms(),
         "confusion": answers.confusion.tolist(),
     }

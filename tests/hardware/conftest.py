@@ -11,6 +11,7 @@ from mlites.data.dataset import Dataset, Preprocessing, write_dataset
 from mlites.models.card import ModelCard, write_model_folder
 from tests.hardware.networks import CLASSES, FEATURES, forward, make_weights
 
+TRAINED: dict[str, Any] = {"step": "train", "options": {}, "seed": 0, "data": "", "history": [], "metrics": {}}
 PREPROCESSING = Preprocessing(1.0, (0.5,) * FEATURES, (2.0,) * FEATURES)
 
 
@@ -46,9 +47,9 @@ def model_folder(tmp_path: Path) -> Callable[..., Path]:
             architecture={"family": "mlp", "hidden": [16]},
             input_shape=(FEATURES,),
             classes=changes.get("classes", ("a", "b", "c")),
-            preprocessing=PREPROCESSING.to_json(),
+            preprocessing=changes.get("preprocessing", PREPROCESSING.to_json()),
             parents=("0" * 64,),
-            provenance=({"step": "train", "options": {}, "seed": 0, "data": "", "history": [], "metrics": {}},),
+            provenance=changes.get("provenance", (TRAINED,)),
         )
         write_model_folder(tmp_path / name, content, card)
         return tmp_path / name

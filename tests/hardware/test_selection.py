@@ -116,6 +116,26 @@ def test_the_document_names_the_verdicts_it_rests_on_and_leaves_them_unchanged()
     assert json.loads(canonical_json(chosen)) == chosen
 
 
+def test_the_reason_ends_with_what_to_mind_of_the_chosen_candidate_alone():
+    slow = "quantization made it slower: 0.62x its FP32 form (95% interval 0.60 to 0.64)"
+    lost = [f"prune cost accuracy: {points} points on validation rows" for points in (2.0, 3.0)]
+    chosen = select([make_verdict("a", warnings=(slow, *lost)), make_verdict("b", speedup=1.1, size=900_000)], Budget())
+    assert chosen["reason"].endswith("the same accuracy. Mind that quantization made it slower; prune cost accuracy.")
+    quiet = select([make_verdict("a"), make_verdict("b", speedup=1.1, size=900_000, warnings=(slow,))], Budget())
+    assert "Mind" not in quiet["reason"] and quiet["candidates"][1]["warnings"] == [slow]
+
+
+def test_cost_and_speed_over_the_source_are_handed_on_and_verdicts_without_them_are_still_chosen_from():
+    chosen = select([make_verdict()], Budget())
+    (one,) = chosen["candidates"]
+    assert (one["macs"], one["parameters"], one["download_bytes"]) == (4_000_000, 125_000, 450_000)
+    assert (one["speedup_over_source"], one["speedup_over_source_interval"]) == (1.5, [1.4, 1.6])
+    assert chosen["baseline"]["macs"] == 8_000_000
+    added = ("macs", "parameters", "download_bytes", "speedup_over_source", "speedup_over_source_interval", "warnings")
+    old = {key: value for key, value in make_verdict().items() if key not in added}
+    assert select([old], Budget())["selected"] == "one"
+
+
 @given(st.lists(CANDIDATE, min_size=1, max_size=8), st.randoms())
 @settings(max_examples=200)
 def test_the_choice_does_not_depend_on_the_order_and_is_beaten_by_none_within_the_budget(candidates, random):

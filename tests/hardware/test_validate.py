@@ -1,4 +1,5 @@
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,70 @@ def test_the_teacher_against_itself_loses_nothing(dataset: Dataset, model_folder
     verdict = validate(folder, folder, dataset, Hardware(seconds=0.05, batch=500), "same", [])
     assert verdict["accuracy_drop_points"] == 0 and verdict["agreement"] == 1 and verdict["size_ratio"] == 1
     assert verdict["machine"]["batch"] == 500
+
+
+def test_macs_are_the_files_and_parameters_the_last_steps_that_counted_them(
+    dataset: Dataset, model_folder: ModelFolder
+):
+    small = make_model(make_weights((8,))).SerializeToString()
+    steps = ({"step": "train", "metrics": {"parameters": 153}}, {"step": "prune", "metrics": {"parameters": 77}})
+    baseline = model_folder("teacher", onnx_bytes(), provenance=steps[:1])
+    candidate = model_folder("student", small, provenance=(*steps, {"step": "export", "metrics": {}}))
+    verdict = validate(candidate, baseline, dataset, QUICK, "student", [])
+    assert (verdict["macs"], verdict["baseline"]["macs"]) == (6 * 8 + 8 * 3, 6 * 16 + 16 * 3)
+    assert (verdict["parameters"], verdict["baseline"]["parameters"]) == (77, 153)
+
+
+def test_a_candidate_slower_than_its_source_says_so(dataset: Dataset, model_folder: ModelFolder):
+    teacher, source = model_folder("teacher", onnx_bytes(seed=1)), model_folder("fp32", onnx_bytes())
+    wide = make_model(make_weights((4096, 64))).SerializeToString()
+    candidate = model_folder("int8", wide)
+    verdict = validate(candidate, teacher, dataset, QUICK, "int8", ["quantize static"], source)
+    low, high = verdict["speedup_over_source_interval"]
+    assert low <= verdict["speedup_over_source"] <= high < 1
+    assert verdict["speedup_over_source"] == pytest.approx(verdict["speedup"], rel=0.25)
+    assert verdict["warnings"][0] == (
+        f"quantization made it slower: {verdict['speedup_over_source']:.2f}x its FP32 form "
+        f"(95% interval {low:.2f} to {high:.2f})"
+    )
+    canonical_json(verdict)
+
+
+def test_a_source_that_is_measured_anyway_is_not_measured_twice(dataset: Dataset, model_folder: ModelFolder):
+    teacher, candidate = model_folder("teacher", onnx_bytes()), model_folder("student", onnx_bytes(seed=5))
+    quantized = validate(candidate, teacher, dataset, QUICK, "one", [], teacher)
+    assert quantized["speedup_over_source"] == quantized["speedup"]
+    assert quantized["speedup_over_source_interval"] == quantized["speedup_interval"]
+    not_quantized = validate(candidate, teacher, dataset, QUICK, "one", [], candidate)
+    assert not_quantized["speedup_over_source"] is not_quantized["speedup_over_source_interval"] is None
+
+
+def test_a_third_model_lengthens_the_measurement_by_at_most_a_third(dataset: Dataset, model_folder: ModelFolder):
+    teacher, candidate, source = (model_folder(name, onnx_bytes(seed)) for seed, name in enumerate("abc"))
+    hardware = Hardware(seconds=0.9)
+    begin = time.perf_counter()
+    two = validate(candidate, teacher, dataset, hardware, "two", [])
+    between = time.perf_counter()
+    three = validate(candidate, teacher, dataset, hardware, "three", [], source)
+    end = time.perf_counter()
+    assert end - between < 4 / 3 * (between - begin) + 0.5  # loading a third file ten times
+    assert three["rounds"] > 0.5 * two["rounds"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"form": "torch"}, "form is torch; validation needs an exported model.onnx"),
+        ({"preprocessing": {"scale": 1.0, "mean": [0.0] * 6, "std": [1.0] * 6}}, "preprocessing differs"),
+    ],
+)
+def test_a_source_that_does_not_fit_is_named(
+    dataset: Dataset, model_folder: ModelFolder, changes: dict[str, object], told: str
+):
+    teacher, source = model_folder("teacher", onnx_bytes()), model_folder("fp32", onnx_bytes(seed=2), **changes)
+    with pytest.raises(InputError, match=told) as caught:
+        validate(teacher, teacher, dataset, QUICK, "one", [], source)
+    assert str(source) in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ def make_verdict(
     size: int = 500_000,
     memory: int = 60 << 20,
     teacher_ms: float = TEACHER_MS,
+    warnings: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """As `validate` writes them; ``noise`` is half the relative width of the speedup's interval."""
     p50 = teacher_ms / speedup
@@ -32,6 +33,9 @@ def make_verdict(
             "latency_ms": {"p50": teacher_ms, "p95": 2 * teacher_ms, "p99": 3 * teacher_ms},
             "size_bytes": TEACHER_BYTES,
             "peak_memory_bytes": 70 << 20,
+            "download_bytes": TEACHER_BYTES * 9 // 10,
+            "parameters": 250_000,
+            "macs": 8_000_000,
             "confusion": [[1]],
         },
         "accuracy": accuracy,
@@ -39,10 +43,16 @@ def make_verdict(
         "latency_ms": {"p50": p50, "p95": 1.5 * p50, "p99": 2 * p50},
         "size_bytes": size,
         "peak_memory_bytes": memory,
+        "download_bytes": size * 9 // 10,
+        "parameters": 125_000,
+        "macs": 4_000_000,
         "speedup": speedup,
         "speedup_interval": [speedup * (1 - noise), speedup * (1 + noise)],
+        "speedup_over_source": 1.5,
+        "speedup_over_source_interval": [1.4, 1.6],
         "size_ratio": TEACHER_BYTES / size,
         "agreement": 0.9,
         "confusion": [[1]],
         "rounds": 100,
+        "warnings": list(warnings),
     }
