@@ -64,7 +64,7 @@ def test_steps_repeat_to_the_byte(teacher: Path, dataset: Dataset, tmp_path: Pat
     for name in ("one", "two"):
         folder = tmp_path / name
         prune(teacher, dataset, pass_of(Prune, method="magnitude", amount=0.7), 1, folder / "sparse")
-        distill(teacher, dataset, pass_of(Distill, student=MLP(family="mlp", hidden=(8,))), 2, folder / "mlp")
+        distill(teacher, teacher, dataset, pass_of(Distill, student=MLP(family="mlp", hidden=(8,))), 2, folder / "mlp")
         export(folder / "mlp", dataset, folder / "onnx")
         quantize(folder / "onnx", dataset, pass_of(Quantize, method="dynamic"), folder / "dynamic")
         quantize(folder / "onnx", dataset, pass_of(Quantize, samples=20), folder / "static")
@@ -110,7 +110,7 @@ def test_student_learns_from_the_teacher_alone(
     options = Distill(technique="distill", student=MLP(family="mlp", hidden=(16,)), soft_weight=1.0, training=training)
     weights = []
     for name, data in (("true", dataset), ("scrambled", scrambled)):
-        card = distill(teacher, data, options, 0, tmp_path / name)
+        card = distill(teacher, teacher, data, options, 0, tmp_path / name)
         assert card.provenance[-1]["metrics"]["validation_accuracy"] > 0.8
         assert card.architecture == {"family": "mlp", "hidden": [16]} and card.layers == {}
         weights.append((tmp_path / name / "model.safetensors").read_bytes())
@@ -120,7 +120,7 @@ def test_student_learns_from_the_teacher_alone(
 def test_pruned_model_can_teach(teacher: Path, dataset: Dataset, tmp_path: Path) -> None:
     prune(teacher, dataset, pass_of(Prune, amount=0.5, round_to=4), 1, tmp_path / "pruned")
     student = ResNet(family="resnet", depth=8, width=4)
-    card = distill(tmp_path / "pruned", dataset, pass_of(Distill, student=student), 1, tmp_path / "student")
+    card = distill(tmp_path / "pruned", teacher, dataset, pass_of(Distill, student=student), 1, tmp_path / "student")
     assert card.layers == {} and load_model(tmp_path / "student")[1] == card
 
 

@@ -145,13 +145,13 @@ def test_a_factorys_whole_numbers_come_back_from_kfps_floats() -> None:
 
 
 def test_the_checked_in_schema_is_the_models() -> None:
-    path = Path(__file__).parent.parent / "mlites" / "recipe.schema.json"
+    path = Path(__file__).parents[2] / "mlites" / "recipe.schema.json"
     assert json.loads(path.read_text()) == Recipe.model_json_schema(by_alias=True)
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion-mnist"])
 def test_the_shipped_recipes_have_six_candidates_that_share_prefixes(name: str) -> None:
-    recipe = load_recipe(Path(__file__).parent.parent / "pipelines" / "recipes" / f"{name}.yaml")
+    recipe = load_recipe(Path(__file__).parents[2] / "pipelines" / "recipes" / f"{name}.yaml")
     assert len(recipe.candidates) >= 6
     firsts = [one.passes[0] for one in recipe.candidates]
     assert len({str(step) for step in firsts}) < len(firsts)
