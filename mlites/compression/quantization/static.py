@@ -5,107 +5,119 @@ Inference", in ONNX Runtime's QDQ form. Activations are uint8 and weights int8 (
 default of the library, the kernels for x86 are slower than FP32.
 """
 
-import contextlib
-import io
-import logging
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
-
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from mlites.inference import INPUT  # first, as it turns the runtime's telemetry off
-
-from onnxruntime.quantization import (  # isort: skip
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quant_pre_process,
-    quantize_static,
+from mlites.compression.quantization.calibration import Method, Range, Rows, calibrate
+from mlites.compression.quantization.scheme import (
+    Layer,
+    Scheme,
+    constants,
+    find_layers,
+    left_in_float,
+    prepare,
+    quiet,
 )
+from mlites.errors import InputError
 
-METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "entropy": CalibrationMethod.Entropy,
-    "percentile": CalibrationMethod.Percentile,
-}
+from onnxruntime.quantization import CalibrationMethod, QuantType  # isort: skip
+from onnxruntime.quantization.calibrate import TensorsData  # isort: skip
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer  # isort: skip
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 OPERATORS = [
-    *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Concat"),
+    *(*WEIGHTED, "Add", "Mul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Concat"),
     *("MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"),
 ]
-ROWS_AT_A_TIME = 64
 
 
 def quantize_static_int8(
     model: onnx.ModelProto,
-    inputs: NDArray[np.float32],
+    rows: Rows,
     *,
     per_channel: bool = True,
-    calibration: Literal["minmax", "entropy", "percentile"] = "minmax",
+    calibration: Method = "minmax",
+    reduce_range: bool = False,
 ) -> onnx.ModelProto:
-    """Quantize a float model; equal inputs give equal bytes.
+    """Quantize every layer of a float model; equal rows give equal bytes.
 
     Args:
         model: FP32, weights inside; left unchanged.
-        inputs: training rows (n, *input_shape) that show the range of every activation.
+        rows: training rows (n, *input_shape) that show the range of every activation.
         per_channel: one weight scale for each output channel.
         calibration: the whole range seen, the range of least information loss, or all but the outliers.
+        reduce_range: 7 bits for weights.
     """
-    with tempfile.TemporaryDirectory() as work, quiet():
-        quantized = Path(work, "quantized.onnx")
-        quantize_static(
-            preprocess(model, Path(work)),
-            quantized,
-            _Rows(inputs),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=OPERATORS,
+    scheme = static_int8(model, rows, per_channel=per_channel, calibration=calibration, reduce_range=reduce_range)
+    return scheme.build(frozenset())
+
+
+def static_int8(
+    model: onnx.ModelProto, rows: Rows, *, per_channel: bool, calibration: Method, reduce_range: bool
+) -> Scheme:
+    """The same as a scheme, calibrated once for every choice of layers.
+
+    Raises:
+        InputError: the model has no layer to quantize, or calibration fails.
+    """
+    prepared = prepare(model)
+    layers = find_layers(prepared, WEIGHTED)
+    if not layers:
+        raise InputError("static quantization needs a convolution or a matrix product and this model has none")
+    tensors, heirs = _activations(prepared)
+    found = calibrate(prepared, rows, tensors, calibration)
+    ranges = found | {name: found[heir] for name, heir in heirs.items() if heir in found}
+
+    def build(kept: frozenset[str]) -> onnx.ModelProto:
+        return _insert(prepared, layers, kept, ranges, per_channel=per_channel, reduce_range=reduce_range)
+
+    return Scheme(layers, build, {"calibration_rows": len(rows), "reduce_range": reduce_range})
+
+
+def _activations(model: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
+    """Tensors to calibrate; and those that only a rectifier reads, with its output, whose range is theirs too."""
+    stored, readers = constants(model), [name for node in model.graph.node for name in node.input]
+    heirs = {
+        node.input[0]: node.output[0]
+        for node in model.graph.node
+        if node.op_type in ("Relu", "Clip") and readers.count(node.input[0]) == 1
+    }
+    inputs = {one.name for one in model.graph.input}
+    heirs = {name: heir for name, heir in heirs.items() if name not in inputs}
+    tensors = [
+        name
+        for node in model.graph.node
+        if node.op_type in OPERATORS
+        for name in (*node.input, *node.output)
+        if name and name not in stored and name not in heirs
+    ]
+    return list(dict.fromkeys(tensors)), heirs
+
+
+def _insert(
+    prepared: onnx.ModelProto,
+    layers: tuple[Layer, ...],
+    kept: frozenset[str],
+    ranges: dict[str, Range],
+    *,
+    per_channel: bool,
+    reduce_range: bool,
+) -> onnx.ModelProto:
+    copied = onnx.ModelProto()
+    copied.CopyFrom(prepared)
+    data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    with quiet():
+        quantizer = QDQQuantizer(
+            copied,
             per_channel=per_channel,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=METHODS[calibration],
-            calibration_providers=["CPUExecutionProvider"],
-            extra_options={"CalibStridedMinMax": 1},  # one range of rows at a time, whatever the method
+            reduce_range=reduce_range,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, data),
+            nodes_to_quantize=[],
+            nodes_to_exclude=sorted(left_in_float(prepared, layers, kept)),
+            op_types_to_quantize=OPERATORS,
+            extra_options={},
         )
-        return onnx.load(quantized)
-
-
-def preprocess(model: onnx.ModelProto, work: Path) -> Path:
-    """Fuse and infer shapes, as quantization wants it; by way of a file, as the library empties a model in memory."""
-    given, prepared = work / "given.onnx", work / "prepared.onnx"
-    given.write_bytes(model.SerializeToString())
-    quant_pre_process(given, prepared, skip_symbolic_shape=True)
-    return prepared
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the library's advice, which recommends what is done here already, and its progress off the terminal."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(level)
-
-
-class _Rows(CalibrationDataReader):  # type: ignore[misc]
-    """Hands on the rows a few at a time, in ranges: the library forgets intermediate results after each range."""
-
-    def __init__(self, inputs: NDArray[np.float32]) -> None:
-        self._pieces = np.split(inputs, range(ROWS_AT_A_TIME, len(inputs), ROWS_AT_A_TIME))
-        self.set_range(0, len(self._pieces))
-
-    def __len__(self) -> int:
-        return len(self._pieces)
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        self._waiting = iter(self._pieces[start_index:end_index])
-
-    def get_next(self) -> dict[str, Any] | None:
-        piece = next(self._waiting, None)
-        return None if piece is None else {INPUT: piece}
+        quantized: onnx.ModelProto = quantizer.quantize_model()
+    return quantized
