@@ -119,6 +119,8 @@ class Prune(Options):
             raise ValueError("channels are removed between trainings, not during one: use schedule: iterative")
         if self.schedule == "gradual" and self.retrain != "fine-tune":
             raise ValueError("gradual pruning happens during training, after which nothing is left to rewind")
+        if self.schedule == "gradual" and self.training.early_stop:
+            raise ValueError("early_stop may return to an epoch before gradual pruning is done; leave it out")
         if self.rewind_epoch and self.retrain not in ("weight-rewinding", "learning-rate-rewinding"):
             raise ValueError(f"rewind_epoch belongs to rewinding, not to retrain: {self.retrain}")
         if self.retrain == "weight-rewinding" and self.method == "structured":

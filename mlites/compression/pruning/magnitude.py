@@ -15,29 +15,50 @@ def prunable_weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.dim() > 1}
 
 
-def prune_magnitude(module: nn.Module, amount: float) -> tuple[nn.Module, dict[str, float]]:
-    """Zero the fraction ``amount`` of all weights; of equal magnitudes, the earlier layer's go first.
+def magnitude_masks(module: nn.Module, amount: float) -> dict[str, Tensor]:
+    """Where the weights stay when the fraction ``amount`` goes; of equal magnitudes, the earlier layer's go first.
 
     Args:
-        module: left unchanged.
-        amount: fraction of the weights in (0, 1); weights that are zero already count.
+        module: read alone.
+        amount: fraction of the weights in [0, 1); weights that are zero already count.
 
     Returns:
-        The pruned copy, and facts: weights, zeros, sparsity.
+        Parameter name -> bool tensor of its shape.
+    """
+    weights = prunable_weights(module)
+    kept = largest(torch.cat([weight.flatten() for weight in weights.values()]), amount)
+    parts = torch.split(kept, [weight.numel() for weight in weights.values()])
+    return {name: part.view_as(weight) for (name, weight), part in zip(weights.items(), parts, strict=True)}
+
+
+def largest(weights: Tensor, amount: float) -> Tensor:
+    """Mask (n,) of the weights (n,) that stay when the fraction ``amount`` goes; of equal ones the first goes first.
+
+    >>> largest(torch.tensor([3.0, -1.0, 0.0, 2.0]), 0.5)
+    tensor([ True, False, False,  True])
+    """
+    mask = torch.ones_like(weights, dtype=torch.bool)
+    mask[weights.abs().argsort(stable=True)[: round(amount * len(weights))]] = False
+    return mask
+
+
+def apply_masks_(module: nn.Module, masks: dict[str, Tensor]) -> None:
+    """Zero the weights whose mask is False."""
+    with torch.no_grad():
+        for name, mask in masks.items():
+            module.get_parameter(name).mul_(mask)
+
+
+def prune_magnitude(module: nn.Module, amount: float) -> tuple[nn.Module, dict[str, float]]:
+    """A copy without the fraction ``amount`` of its weights, and how sparse it is: weights, zeros, sparsity.
 
     Raises:
-        ValueError: amount outside its range.
+        ValueError: amount outside (0, 1).
     """
     if not 0 < amount < 1:
         raise ValueError(f"amount must be above 0 and below 1, got {amount}")
     pruned = copy.deepcopy(module)
-    weights = prunable_weights(pruned)
-    magnitudes = torch.cat([weight.abs().flatten() for weight in weights.values()])
-    keep = torch.ones_like(magnitudes, dtype=torch.bool)
-    keep[magnitudes.argsort(stable=True)[: round(amount * len(magnitudes))]] = False
-    parts = torch.split(keep, [weight.numel() for weight in weights.values()])
-    for weight, mask in zip(weights.values(), parts, strict=True):
-        weight.mul_(mask.view_as(weight))
+    apply_masks_(pruned, magnitude_masks(pruned, amount))
     return pruned, sparsity(pruned)
 
 

@@ -1,11 +1,11 @@
 """Structured pruning: whole channels leave the network, along with all that depends on them.
 
 Source: Fang, Ma, Song, Mi & Wang (2023), "DepGraph: Towards Any Structural Pruning"; channels ranked by their L2 norm
-over the group.
+over the group, or by any other score of single weights.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from mlites.errors import InputError
 WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 PER_CHANNEL = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.PReLU)
 
+Width = Callable[[str, int], float]
+
 
 @dataclass(frozen=True)
 class _Group:
@@ -29,7 +31,7 @@ class _Group:
         name: of the root.
         layers: names of the layers with weights whose own channels go; others only read them.
         importance: of each channel, (channels,).
-        obstacle: name of a layer that cannot lose channels, if there is one.
+        obstacle: the layer that cannot lose channels, if there is one, and why.
     """
 
     root: nn.Module
@@ -39,25 +41,42 @@ class _Group:
     obstacle: str | None
 
 
-def prune_structured(
-    module: nn.Module, input_shape: Sequence[int], amount: float, round_to: int = 8
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Remove the channels of least norm, so that the fraction ``amount`` of all that can go is gone.
+@dataclass(frozen=True)
+class Narrowed:
+    """A network without some of its channels.
 
-    Each group of dependent layers loses its share, rounded to what keeps a multiple of ``round_to``; what rounding
-    keeps too much in one group the next one makes up for. The outputs stay whole, and so do groups with a layer whose
-    channels cannot be taken one by one: grouped (not depthwise) convolutions, group normalization, attention,
-    recurrent layers, parameters of the user's own. They are listed in the facts.
+    Attributes:
+        module: the pruned copy, in evaluation mode.
+        before: group of dependent layers, named for its first, -> its channels.
+        after: the same, after pruning.
+        whole: layer that keeps all its channels because they cannot go one by one -> the reason.
+    """
+
+    module: nn.Module
+    before: dict[str, int]
+    after: dict[str, int]
+    whole: dict[str, str]
+
+
+def prune_structured(
+    module: nn.Module,
+    input_shape: Sequence[int],
+    amount: float,
+    round_to: int = 8,
+    *,
+    scores: Mapping[str, Tensor] | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Remove the least important channels, so that the fraction ``amount`` of all that can go is gone.
 
     Args:
         module: left unchanged.
         input_shape: of one row.
         amount: fraction of the channels in (0, 1).
         round_to: kept channels are a multiple of this, and at least this many, where the layer has as many.
+        scores: as in ``narrow``.
 
     Returns:
-        The pruned copy, and facts: channels_before, channels_after, parameters_before, parameters_after, macs_before,
-        macs_after, kept_whole (names of layers).
+        The pruned copy, and facts: those of ``narrowing_facts``.
 
     Raises:
         InputError: nothing can be pruned, or rounding leaves nothing to remove.
@@ -65,22 +84,48 @@ def prune_structured(
     """
     if not 0 < amount < 1:
         raise ValueError(f"amount must be above 0 and below 1, got {amount}")
+    result = narrow(module, input_shape, lambda _, channels: channels * (1 - amount), round_to, scores)
+    check_narrower(result, amount, round_to)
+    return result.module.train(module.training), narrowing_facts(result, module, input_shape)
+
+
+def narrow(
+    module: nn.Module,
+    input_shape: Sequence[int],
+    width: Width,
+    round_to: int,
+    scores: Mapping[str, Tensor] | None = None,
+) -> Narrowed:
+    """Remove the least important channels of each group of dependent layers until it is about as wide as asked.
+
+    Kept channels are rounded to multiples of ``round_to``; what rounding keeps too much in one group the next one makes
+    up for. The outputs stay whole, and so do groups with a layer whose channels cannot be taken one by one: grouped
+    (not depthwise) convolutions, group normalization, attention, recurrent layers, parameters of the user's own.
+
+    Args:
+        module: left unchanged.
+        input_shape: of one row.
+        width: (group, its channels) -> wanted channels; a group asked to stay as wide stays whole.
+        round_to: kept channels are a multiple of this, and at least this many, where the layer has as many.
+        scores: weight's name -> importance of each of its entries, in one unit for all layers, summed over a channel;
+            default: squared weights, each layer's divided by their mean.
+
+    Raises:
+        InputError: no group can be pruned; layers and reasons are named.
+    """
     example = torch.zeros(2, *input_shape)
-    frozen: set[str] = set()
+    frozen: dict[str, str] = {}
     while True:
         pruned = copy.deepcopy(module).eval()
-        groups = _groups(pruned, example)
+        groups = _groups(pruned, example, scores)
         free = [group for group in groups if group.obstacle is None and group.name not in frozen]
         if not free:
-            reasons = sorted({group.obstacle for group in groups if group.obstacle} | frozen)
+            reasons = sorted({group.obstacle for group in groups if group.obstacle} | set(frozen))
             why = f"all hang on layers that stay whole: {_first(reasons)}" if reasons else "there is no hidden layer"
             raise InputError(f"no channels can be pruned: {why}; leave structured pruning out for this network")
-        plan = _plan([len(group.importance) for group in free], amount, round_to)
-        if [len(group.importance) for group in free] == plan:
-            raise InputError(
-                f"nothing to prune: amount {amount:g} of layers this narrow, kept at multiples of round_to {round_to}, "
-                f"removes no channel; raise amount or lower round_to"
-            )
+        before = {group.name: len(group.importance) for group in free}
+        wanted = [width(name, channels) for name, channels in before.items()]
+        plan = _plan(wanted, list(before.values()), round_to)
         _remove_(pruned, example, free, plan)
         if _works(pruned, example, module):
             break
@@ -89,21 +134,42 @@ def prune_structured(
             raise InputError(
                 f"pruning breaks this network, though no single layer does: {_first([group.name for group in free])}"
             )
-        frozen |= {group.name for group in stuck}
-    before, after = count_cost(module, input_shape), count_cost(pruned, input_shape)
-    whole = sorted({name for group in groups if group not in free for name in group.layers})
-    return pruned.train(module.training), {
-        "channels_before": sum(len(group.importance) for group in free),
-        "channels_after": sum(plan),
+        frozen |= {group.name: "the network no longer runs without some of its channels" for group in stuck}
+    whole = {
+        name: group.obstacle or frozen[group.name] for group in groups if group not in free for name in group.layers
+    }
+    return Narrowed(pruned, before, dict(zip(before, plan, strict=True)), dict(sorted(whole.items())))
+
+
+def check_narrower(result: Narrowed, amount: float, round_to: int) -> None:
+    """Refuse a pruning that removed nothing.
+
+    Raises:
+        InputError: no group lost a channel.
+    """
+    if result.before == result.after:
+        raise InputError(
+            f"nothing to prune: amount {amount:g} of layers this narrow, kept at multiples of round_to {round_to}, "
+            f"removes no channel; raise amount or lower round_to"
+        )
+
+
+def narrowing_facts(result: Narrowed, original: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
+    """What pruning removed: channels, parameters and MACs before and after, rates a group, layers kept whole."""
+    before, after = count_cost(original, input_shape), count_cost(result.module, input_shape)
+    return {
+        "channels_before": sum(result.before.values()),
+        "channels_after": sum(result.after.values()),
         "parameters_before": before["parameters"],
         "parameters_after": after["parameters"],
         "macs_before": before["macs"],
         "macs_after": after["macs"],
-        "kept_whole": whole,
+        "rates": {name: round(1 - result.after.get(name, width) / width, 4) for name, width in result.before.items()},
+        "kept_whole": result.whole,
     }
 
 
-def _groups(module: nn.Module, example: Tensor) -> list[_Group]:
+def _groups(module: nn.Module, example: Tensor, scores: Mapping[str, Tensor] | None = None) -> list[_Group]:
     """Groups of layers in which channels can go, none of them an output of the network."""
     for parameter in module.parameters():
         parameter.requires_grad_(True)  # the graph is traced through autograd
@@ -118,21 +184,23 @@ def _groups(module: nn.Module, example: Tensor) -> list[_Group]:
         for item in group:
             layer, positions = item.dep.target.module, torch.tensor(item.idxs)
             if isinstance(layer, nn.Parameter):
-                obstacle = "a parameter outside of any layer"
+                obstacle = obstacle or "a parameter outside of any layer"
             if layer not in names or not list(layer.parameters(recurse=False)):
                 continue
             outgoing = graph.is_out_channel_pruning_fn(item.dep.handler)
             if outgoing:
                 layers.append(names[layer])
             if not _separable(layer):
-                obstacle = f"{names[layer]} ({type(layer).__name__})"
+                obstacle = obstacle or _named(names[layer], layer)
             elif isinstance(layer, WEIGHTED) and len(positions):
-                squares = _squares(layer, outgoing)
-                if int(positions.max()) >= len(squares):
-                    obstacle = f"{names[layer]} ({type(layer).__name__})"
+                weight = layer.get_parameter("weight").detach()
+                each = weight.square() if scores is None else scores[f"{names[layer]}.weight"]
+                sums = _by_channel(layer, each, outgoing)
+                if int(positions.max()) >= len(sums):
+                    obstacle = obstacle or _named(names[layer], layer)
                     continue
-                norms = torch.zeros_like(importance).index_add_(0, torch.tensor(item.root_idxs), squares[positions])
-                importance += norms / norms.mean().clamp_min(1e-30)
+                part = torch.zeros_like(importance).index_add_(0, torch.tensor(item.root_idxs), sums[positions])
+                importance += part / part.mean().clamp_min(1e-30) if scores is None else part
                 parts += 1
         groups.append(_Group(root, names[root], tuple(dict.fromkeys(layers)), importance / max(parts, 1), obstacle))
     return groups
@@ -182,21 +250,27 @@ def _separable(layer: nn.Module) -> bool:
     return isinstance(layer, (nn.Linear, *PER_CHANNEL))
 
 
-def _squares(layer: nn.Module, outgoing: bool) -> Tensor:
-    """Squared norm of the weights of each output channel, or of those that read each input channel."""
-    weight = layer.weight.detach()  # type: ignore[operator]
-    assert isinstance(weight, Tensor)
+def _named(name: str, layer: nn.Module) -> str:
+    groups = getattr(layer, "groups", 1)
+    return f"{name} ({type(layer).__name__}{f' of {groups} groups' if groups != 1 else ''})"
+
+
+def _by_channel(layer: nn.Module, scores: Tensor, outgoing: bool) -> Tensor:
+    """Sum of the scores of the weights of each output channel, or of those that read each input channel."""
     transposed = isinstance(layer, nn.ConvTranspose2d)
     depthwise = not isinstance(layer, nn.Linear) and layer.groups > 1  # type: ignore[operator]
     axis = 0 if outgoing != transposed or depthwise else 1
-    return weight.transpose(0, axis).flatten(1).square().sum(1)
+    return scores.transpose(0, axis).flatten(1).sum(1)
 
 
-def _plan(counts: list[int], amount: float, round_to: int) -> list[int]:
+def _plan(wanted: list[float], counts: list[int], round_to: int) -> list[int]:
     """How many channels each group keeps."""
     kept, owed = [], 0.0
-    for count in counts:
-        target = count * (1 - amount) + owed
+    for width, count in zip(wanted, counts, strict=True):
+        if width >= count:
+            kept.append(count)
+            continue
+        target = width + owed
         keep = min(count, max(min(round_to, count), round_to * round(target / round_to)))
         owed = target - keep
         kept.append(keep)

@@ -54,7 +54,7 @@ def test_pruned_resnet_is_the_dense_one_with_the_same_channels_silenced() -> Non
     pruned, facts = prune_structured(module, (1, 8, 8), 0.5, round_to=4)
     rows = torch.randn(6, 1, 8, 8)
     torch.testing.assert_close(pruned(rows), module(rows), rtol=1e-4, atol=1e-4)
-    assert facts["channels_after"] * 2 == facts["channels_before"] and facts["kept_whole"] == []
+    assert facts["channels_after"] * 2 == facts["channels_before"] and facts["kept_whole"] == {}
     half = build_model(ResNet(family="resnet", depth=8, width=4), (1, 8, 8), 3)
     assert count_cost(pruned, (1, 8, 8)) == count_cost(half, (1, 8, 8))
 
@@ -112,7 +112,7 @@ def test_depthwise_layers_follow_their_neighbours() -> None:
     assert isinstance(pruned, Depthwise)
     assert (pruned.depthwise.groups, pruned.depthwise.out_channels, pruned.project.in_channels) == (8, 8, 8)
     assert pruned.activation.num_parameters == 8 and pruned.output.in_features == 4 * 16
-    assert facts["channels_after"] == 12 and facts["kept_whole"] == []
+    assert facts["channels_after"] == 12 and facts["kept_whole"] == {}
 
 
 class Grouped(nn.Module):
@@ -134,7 +134,8 @@ class Grouped(nn.Module):
 def test_grouped_layers_stay_whole_and_are_named() -> None:
     pruned, facts = prune_structured(Grouped(), (1, 6, 6), 0.5, round_to=4)
     assert isinstance(pruned, Grouped) and pruned.plain.out_channels == 8 and pruned.grouped.out_channels == 8
-    assert facts["kept_whole"] == ["grouped", "norm", "stem"] and facts["channels_before"] == 16
+    reason = "grouped (Conv2d of 2 groups)"
+    assert facts["kept_whole"] == dict.fromkeys(("grouped", "norm", "stem"), reason) and facts["channels_before"] == 16
 
 
 class HandWrittenAttention(nn.Module):
@@ -158,7 +159,8 @@ class HandWrittenAttention(nn.Module):
 def test_what_breaks_when_pruned_stays_whole() -> None:
     pruned, facts = prune_structured(HandWrittenAttention(), (20,), 0.5, round_to=4)
     assert isinstance(pruned, HandWrittenAttention) and pruned.hidden.out_features == 8
-    assert facts["kept_whole"] == ["key", "query", "value"]
+    reason = "the network no longer runs without some of its channels"
+    assert facts["kept_whole"] == dict.fromkeys(("key", "query", "value"), reason)
     assert pruned(torch.randn(3, 20)).shape == (3, 3)
 
 
