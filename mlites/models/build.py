@@ -11,9 +11,13 @@ from mlites import recipe
 from mlites.errors import InputError
 from mlites.models import lenet
 from mlites.models.convnet import ConvNetClassifier
+from mlites.models.efficientnet import EfficientNetClassifier
 from mlites.models.factory import call_factory
 from mlites.models.mlp import MLPClassifier
+from mlites.models.mobilenet_v2 import MobileNetV2Classifier
+from mlites.models.mobilenet_v3 import MobileNetV3Classifier
 from mlites.models.resnet import ResNetClassifier
+from mlites.models.separable import SeparableClassifier
 
 Checked = TypeVar("Checked")
 
@@ -66,6 +70,30 @@ def _convnet(options: dict[str, Any], input_shape: tuple[int, ...], classes_coun
     return ConvNetClassifier(channels, checked.channels, checked.strides, kernels, classes_count)
 
 
+def _separable(options: dict[str, Any], input_shape: tuple[int, ...], classes_count: int) -> nn.Module:
+    one = _checked(recipe.Separable, options)
+    shape = _image_shape(one.family, input_shape)
+    return SeparableClassifier(shape, one.width, one.depth, one.resolution, classes_count)
+
+
+def _mobilenet_v2(options: dict[str, Any], input_shape: tuple[int, ...], classes_count: int) -> nn.Module:
+    one = _checked(recipe.MobileNetV2, options)
+    shape = _image_shape(one.family, input_shape)
+    return MobileNetV2Classifier(shape, one.width, one.depth, one.resolution, classes_count)
+
+
+def _mobilenet_v3(options: dict[str, Any], input_shape: tuple[int, ...], classes_count: int) -> nn.Module:
+    one = _checked(recipe.MobileNetV3, options)
+    shape = _image_shape(one.family, input_shape)
+    return MobileNetV3Classifier(shape, one.variant, one.width, one.depth, one.resolution, classes_count)
+
+
+def _efficientnet(options: dict[str, Any], input_shape: tuple[int, ...], classes_count: int) -> nn.Module:
+    one = _checked(recipe.EfficientNet, options)
+    shape = _image_shape(one.family, input_shape)
+    return EfficientNetClassifier(shape, one.width, one.depth, one.resolution, one.compound, classes_count)
+
+
 def _factory(options: dict[str, Any], _input_shape: tuple[int, ...], _classes_count: int) -> nn.Module:
     path, keywords = options.get("factory"), options.get("options", {})
     if not isinstance(path, str) or not isinstance(keywords, dict):
@@ -100,5 +128,9 @@ FAMILIES: dict[str, Callable[[dict[str, Any], tuple[int, ...], int], nn.Module]]
     "lenet": _lenet,
     "resnet": _resnet,
     "convnet": _convnet,
+    "separable": _separable,
+    "mobilenet-v2": _mobilenet_v2,
+    "mobilenet-v3": _mobilenet_v3,
+    "efficientnet": _efficientnet,
     "factory": _factory,
 }

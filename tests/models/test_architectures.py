@@ -8,8 +8,9 @@ from torch import nn
 from mlites.compression.cost import count_cost
 from mlites.errors import InputError
 from mlites.models.build import build_model
+from mlites.models.inverted_residual import InvertedResidual, SqueezeExcitation
 from mlites.models.sizes import restore_sizes_
-from mlites.recipe import MLP, ConvNet, LeNet, ResNet
+from mlites.recipe import MLP, Architecture, ConvNet, EfficientNet, LeNet, MobileNetV2, MobileNetV3, ResNet, Separable
 
 
 @pytest.mark.parametrize("depth", [8, 20, 32])
@@ -35,6 +36,89 @@ def test_mlp_is_a_chain_of_matrix_products() -> None:
     values = torch.clamp(values @ weights[0].T + weights[1], min=0)
     values = torch.clamp(values @ weights[2].T + weights[3], min=0)
     torch.testing.assert_close(module(rows), values @ weights[4].T + weights[5])
+
+
+PUBLISHED = [  # parameters, and multiply-accumulates in millions, as the papers give them at 224 pixels
+    (Separable(family="separable"), 4_231_976, 569),
+    (MobileNetV2(family="mobilenet-v2"), 3_504_872, 300),
+    (MobileNetV3(family="mobilenet-v3", variant="large"), 5_483_032, 219),
+    (MobileNetV3(family="mobilenet-v3", variant="small"), 2_542_856, 56),
+    (EfficientNet(family="efficientnet"), 5_288_548, 390),
+]
+
+
+@pytest.mark.parametrize(("options", "parameters", "macs"), PUBLISHED, ids=lambda value: getattr(value, "label", ""))
+def test_lightweight_networks_have_the_papers_parameters_and_operations(
+    options: Architecture, parameters: int, macs: int
+) -> None:
+    cost = _cost_on_imagenet(options)
+    assert cost["parameters"] == parameters
+    assert cost["macs"] == pytest.approx(macs * 1e6, rel=0.013)
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "compound", "parameters"),
+    [
+        (1.0, 1.1, 0, 7_794_184),  # B1
+        (1.0, 1.0, 1, 9_109_994),  # B2, the one whose factors are those of the formula
+        (1.1, 1.2, 0, 9_109_994),
+        (1.2, 1.4, 0, 12_233_232),  # B3
+        (1.4, 1.8, 0, 19_341_616),  # B4
+        (2.0, 3.1, 0, 66_347_960),  # B7
+    ],
+)
+def test_scaled_efficientnets_are_those_that_were_published(
+    width: float, depth: float, compound: float, parameters: int
+) -> None:
+    options = EfficientNet(family="efficientnet", width=width, depth=depth, compound=compound)
+    assert _cost_on_imagenet(options)["parameters"] == parameters
+
+
+def test_compound_scaling_resizes_images_by_115_percent_a_step() -> None:
+    module = build_model(EfficientNet(family="efficientnet", width=0.1, depth=0.1, compound=-1), (1, 20, 28), 3)
+    assert module.resize(torch.zeros(2, 1, 20, 28)).shape == (2, 1, 17, 24)
+
+
+@pytest.mark.parametrize(("resolution", "edge"), [(None, 12), (12, 12), (9, 9), (30, 30)])
+def test_resolution_resizes_with_all_pixels_and_only_where_it_differs(resolution: int | None, edge: int) -> None:
+    options = Separable(family="separable", width=0.1, depth=0.1, resolution=resolution)
+    module = build_model(options, (2, 12, 12), 3)
+    images = torch.rand(5, 2, 12, 12)
+    resized = module.resize(images)
+    assert resized.shape == (5, 2, edge, edge)
+    assert (resized is images) == (edge == 12)
+    torch.testing.assert_close(resized.mean((2, 3)), images.mean((2, 3)), rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize(("edge", "left"), [(8, 4), (28, 4), (32, 4), (63, 4), (64, 2), (224, 7)])
+@pytest.mark.parametrize("family", ["separable", "mobilenet-v2", "mobilenet-v3", "efficientnet"])
+def test_small_images_keep_their_size_in_the_first_layers(family: str, edge: int, left: int) -> None:
+    module = build_model({"family": family, "width": 0.1, "depth": 0.1}, (1, edge, edge), 3).eval()
+    with torch.no_grad():
+        assert module.blocks(module.stem(torch.zeros(1, 1, edge, edge))).shape[2:] == (left, left)
+
+
+def test_squeeze_and_excitation_gates_each_channel_by_the_means_of_all() -> None:
+    gate = SqueezeExcitation(6, 2)
+    rows = torch.randn(3, 6, 4, 5)
+    down, down_bias, up, up_bias = (
+        parameter.detach().flatten(1) if parameter.dim() > 1 else parameter.detach() for parameter in gate.parameters()
+    )
+    means = rows.flatten(2).sum(2) / 20
+    gates = 1 / (1 + torch.exp(-(torch.clamp(means @ down.T + down_bias, min=0) @ up.T + up_bias)))
+    torch.testing.assert_close(gate(rows), rows * gates[:, :, None, None])
+
+
+def test_only_blocks_that_change_neither_size_nor_width_have_a_shortcut() -> None:
+    blocks = build_model(MobileNetV2(family="mobilenet-v2"), (3, 224, 224), 10).blocks
+    # of each stage all but the first; the paper's stages have 1, 2, 3, 4, 3, 3 and 1 blocks
+    assert [block.has_shortcut for block in blocks] == [
+        index > 0 for count in (1, 2, 3, 4, 3, 3, 1) for index in range(count)
+    ]
+    block = InvertedResidual(4, 8, 4, 3, 1, nn.ReLU).eval()
+    nn.init.zeros_(block.project.conv.weight)
+    rows = torch.randn(2, 4, 5, 5)
+    assert torch.equal(block(rows), rows)
 
 
 def test_seed_decides_the_weights_and_nothing_else_moves() -> None:
@@ -108,6 +192,11 @@ def test_convnet_is_one_convolution_after_the_other() -> None:
     values = F.conv2d(_normalized(values).relu(), state["blocks.1.conv.weight"], padding=1)
     values = _normalized(values).relu().sum((2, 3)) / 20
     torch.testing.assert_close(module(rows), values @ state["output.weight"].T + state["output.bias"])
+
+
+def _cost_on_imagenet(options: Architecture) -> dict[str, int]:
+    with torch.device("meta"):
+        return count_cost(build_model(options, (3, 224, 224), 1000), (3, 224, 224))
 
 
 def _normalized(values: torch.Tensor) -> torch.Tensor:

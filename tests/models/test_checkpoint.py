@@ -126,7 +126,7 @@ def test_any_flipped_byte_is_noticed(saved: Path) -> None:
         (lambda c: c.update(input_shape=[1 << 20, 1 << 20, 1]), "has more than 2**26 values"),
         (lambda c: c.update(files={"../model.safetensors": "0" * 64}), "files must name model.safetensors alone"),
         (lambda c: c.update(form="onnx"), "files must name model.onnx alone"),
-        (lambda c: c["architecture"].update(family="vit"), "family must be one of mlp, resnet, factory, got 'vit'"),
+        (lambda c: c["architecture"].update(family="vit"), "efficientnet, factory, got 'vit'"),
         (lambda c: c["architecture"].update(depth=9), "depth must be 6n + 2"),
         (lambda c: c["architecture"].update(depth="deep"), "architecture.depth"),
         (lambda c: c["architecture"].update(width=16), "the architecture wants"),
