@@ -68,6 +68,7 @@ def train(
     identity: str = "",
     masks: dict[str, Tensor] | None = None,
     mask_schedule: MaskSchedule | None = None,
+    rates: Mapping[str, float] | None = None,
     first_epoch: int = 0,
     end_epoch: int | None = None,
     checkpoint: Path | None = None,
@@ -89,6 +90,9 @@ def train(
         masks: parameter name -> bool tensor; where False, the weight is held at zero.
         mask_schedule: (module, fraction of all steps done) -> the masks from here on; asked at each epoch's start, so
             that a resumed run asks as the whole one did, and evenly within it.
+        rates: parameter name -> factor on the learning rate, 1 where none is given; 0 freezes. Layers whose parameters
+            are all frozen, by this or by ``requires_grad``, stay in evaluation mode: their batch normalization keeps
+            its statistics and their dropout lets all pass.
         first_epoch: epochs of the schedule to leave out: learning rates and draws are those of a run from 0.
         end_epoch: epoch of the schedule to stop before; default: its end.
         checkpoint: file written after each epoch; if it is this run's, training goes on after its last epoch.
@@ -108,11 +112,11 @@ def train(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     criterion = loss or smoothed_cross_entropy(options.label_smoothing)
     report = report or (lambda entry: print(epoch_line(entry, options.epochs), flush=True))
-    with _deterministic():
+    with _deterministic(), _frozen(module, rates or {}):
         start = _digest_tensors(module.state_dict())
         _to_device_(module, device, data.inputs.dim())
         precision = _precision(module, data, options, criterion, device)
-        optimizer = _optimizer(module, options)
+        optimizer = _optimizer(module, options, rates or {})
         run = _Run(module, optimizer, data, options, seed, criterion, masks or {}, mask_schedule, precision, device)
         identity = digest_json(
             {
@@ -122,6 +126,7 @@ def train(
                 "start": start,
                 "data": [_digest_tensors({k: v for k, v in vars(data).items() if k != "padding"}), data.padding],
                 "masks": _digest_tensors(run.masks),
+                "rates": dict(rates or {}),
                 "epochs": [first_epoch, end_epoch],
                 "precision": precision,
                 "torch": torch.__version__,
@@ -177,7 +182,7 @@ class _Run:
         steps = len(batches) * self.options.epochs
         masked = self._masked(self.masks)
         total, rows_seen, rate = torch.zeros((), device=self.device), 0, 0.0
-        self.module.train()
+        _train_mode_(self.module)
         with torch.random.fork_rng(), batch_bar(len(batches)) as advance:
             torch.manual_seed(self.seed * 1_000_003 + index)  # dropout draws from the global generator
             for number, rows in enumerate(batches):
@@ -185,7 +190,7 @@ class _Run:
                     index * len(batches) + number, steps, self.options.learning_rate
                 )
                 for group in self.optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group["factor"]
                 if self.mask_schedule and number % math.ceil(len(batches) / TIGHTENINGS) == 0:
                     scheduled = self.mask_schedule(self.module, (index * len(batches) + number) / steps)
                     masked = self._masked(self.masks) + self._masked(scheduled)
@@ -288,13 +293,40 @@ def _precision(
     return choose_precision(options.precision, module, step, list(inputs.shape))
 
 
-def _optimizer(module: nn.Module, options: Training) -> torch.optim.Optimizer:
+@contextmanager
+def _frozen(module: nn.Module, rates: Mapping[str, float]) -> Iterator[None]:
+    """Parameters whose rate is 0 take no part in the gradient while this lasts."""
+    parameters = dict(module.named_parameters())
+    for name, rate in rates.items():
+        if name not in parameters or not 0 <= rate < math.inf:
+            raise ValueError(f"rates must be 0 or more for parameters of the module, got {rate} for {name!r}")
+    frozen = [parameters[name] for name, rate in rates.items() if rate == 0 and parameters[name].requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+def _train_mode_(module: nn.Module) -> None:
+    module.train()
+    for layer in module.modules():
+        parameters = list(layer.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            layer.eval()
+
+
+def _optimizer(module: nn.Module, options: Training, rates: Mapping[str, float]) -> torch.optim.Optimizer:
     """Weight decay acts on matrices and kernels alone: on biases and normalization it only hurts."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+    trained = [(rates.get(name, 1.0), p) for name, p in module.named_parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = []
+    for factor in sorted({factor for factor, _ in trained}, reverse=True):
+        parameters = [p for own, p in trained if own == factor]
+        matrices, vectors = [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() <= 1]
+        groups.append({"params": matrices, "weight_decay": options.weight_decay, "factor": factor})
+        groups.append({"params": vectors, "weight_decay": 0.0, "factor": factor})
     groups = [group for group in groups if group["params"]]
     if options.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=options.learning_rate)
