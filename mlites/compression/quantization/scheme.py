@@ -81,33 +81,43 @@ def constants(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(one.name for one in model.graph.initializer)
 
 
-def left_in_float(model: onnx.ModelProto, layers: Sequence[Layer], kept: frozenset[str]) -> frozenset[str]:
-    """The layers kept in float, and the nodes around them that would be islands of integers in between.
+def left_in_float(
+    model: onnx.ModelProto, layers: Sequence[Layer], kept: Collection[str], followers: Collection[str]
+) -> frozenset[str]:
+    """What is not worth integers when some layers stay in float: these, and what lies around them.
 
-    Rectifiers go with the node before them, with which they fuse. Other nodes stay integer where a layer before them
-    and one after them are; nodes with no layer on a side count as if there were one.
+    A follower, such as the sum at the end of a residual block, computes in integers where a layer before it and one
+    after it do, with followers alone in between: an island would cost a conversion on either shore. The model's input
+    and output count as such layers. Rectifiers go with the node before them, with which they fuse.
+
+    Args:
+        model: prepared.
+        layers: all of the scheme's.
+        kept: names of those that stay in float.
+        followers: operators that can follow layers into integers.
+
+    Returns:
+        Names of nodes, with those that never compute in integers.
     """
-    graph, names = model.graph, {layer.name for layer in layers}
-    producers = {output: node for node in graph.node for output in node.output}
-    before: dict[str, set[bool]] = {}  # tensor -> whether the nearest layers before it are integer
-    after: dict[str, set[bool]] = {}
-    inside: dict[str, bool] = {}
-    for node in graph.node:
-        inherited = {each for name in node.input for each in before.get(name, ())}
-        inside[node.name] = not inherited or any(inherited)
-        for name in node.output:
-            before[name] = {node.name not in kept} if node.name in names else inherited
-    for node in reversed(graph.node):
-        inherited = {each for name in node.output for each in after.get(name, ())}
-        inside[node.name] = inside[node.name] and (not inherited or any(inherited))
+    nodes, names = model.graph.node, {layer.name for layer in layers}
+    before = {one.name: True for one in model.graph.input}
+    after = {one.name: True for one in model.graph.output}
+    inside = {}
+    for node in nodes:
+        inside[node.name] = node.name not in kept if node.name in names else node.op_type in followers
+        if node.name not in names:
+            inside[node.name] &= any(before.get(name, False) for name in node.input)
+        before |= dict.fromkeys(node.output, inside[node.name])
+    for node in reversed(nodes):
+        if node.name not in names:
+            inside[node.name] &= any(after.get(name, False) for name in node.output)
         for name in node.input:
-            after.setdefault(name, set()).update({node.name not in kept} if node.name in names else inherited)
-    excluded = set(kept) | {name for name, is_inside in inside.items() if not is_inside and name not in names}
-    for node in graph.node:
+            after[name] = after.get(name, False) or inside[node.name]
+    producers = {output: node.name for node in nodes for output in node.output}
+    for node in nodes:
         if node.op_type in ("Relu", "Clip") and node.input[0] in producers:
-            source = producers[node.input[0]].name
-            excluded = excluded | {node.name} if source in excluded else excluded - {node.name}
-    return frozenset(excluded)
+            inside[node.name] = inside[producers[node.input[0]]]
+    return frozenset(name for name, stays in inside.items() if not stays)
 
 
 @contextlib.contextmanager

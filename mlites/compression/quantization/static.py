@@ -24,11 +24,11 @@ from onnxruntime.quantization import CalibrationMethod, QuantType  # isort: skip
 from onnxruntime.quantization.calibrate import TensorsData  # isort: skip
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer  # isort: skip
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-OPERATORS = [
-    *(*WEIGHTED, "Add", "Mul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Concat"),
-    *("MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"),
-]
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+FOLLOWERS = (
+    *("Add", "Mul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool"),
+    *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"),
+)
 
 
 def quantize_static_int8(
@@ -61,9 +61,10 @@ def static_int8(
         InputError: the model has no layer to quantize, or calibration fails.
     """
     prepared = prepare(model)
-    layers = find_layers(prepared, WEIGHTED)
+    # products of two activations, as in attention, are not faster in integers and lose more
+    layers = tuple(layer for layer in find_layers(prepared, LAYERS) if layer.weights)
     if not layers:
-        raise InputError("static quantization needs a convolution or a matrix product and this model has none")
+        raise InputError("static quantization needs a convolution or a linear layer and this model has none")
     tensors, heirs = _activations(prepared)
     found = calibrate(prepared, rows, tensors, calibration)
     ranges = found | {name: found[heir] for name, heir in heirs.items() if heir in found}
@@ -87,7 +88,7 @@ def _activations(model: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
     tensors = [
         name
         for node in model.graph.node
-        if node.op_type in OPERATORS
+        if node.op_type in (*LAYERS, *FOLLOWERS)
         for name in (*node.input, *node.output)
         if name and name not in stored and name not in heirs
     ]
@@ -115,8 +116,8 @@ def _insert(
             activation_qType=QuantType.QUInt8,
             tensors_range=TensorsData(CalibrationMethod.MinMax, data),
             nodes_to_quantize=[],
-            nodes_to_exclude=sorted(left_in_float(prepared, layers, kept)),
-            op_types_to_quantize=OPERATORS,
+            nodes_to_exclude=sorted(left_in_float(prepared, layers, kept, FOLLOWERS)),
+            op_types_to_quantize=[*LAYERS, *FOLLOWERS],
             extra_options={},
         )
         quantized: onnx.ModelProto = quantizer.quantize_model()
