@@ -26,6 +26,13 @@ class Training(Options):
         (),
         description="crop: shift by up to an eighth of the edge, zero-padded; flip: mirror left-right. Images alone.",
     )
+    views: int | None = Field(
+        None,
+        ge=1,
+        le=10000,
+        description="Augmented forms of each row: epochs see them in turn, so that distillation asks the teacher about "
+        "each once. Default: a new one every epoch.",
+    )
     early_stop: int | None = Field(
         None, ge=1, description="Stop after this many epochs without a better validation loss."
     )
@@ -34,9 +41,11 @@ class Training(Options):
     )
 
     @model_validator(mode="after")
-    def _augmentation_is_a_set(self) -> "Training":
+    def _augmentation_makes_sense(self) -> "Training":
         if len(set(self.augmentation)) != len(self.augmentation):
             raise ValueError(f"augmentation names a step twice: {', '.join(self.augmentation)}")
+        if self.views is not None and not self.augmentation:
+            raise ValueError("views needs augmentation: without it each row has one form")
         return self
 
 

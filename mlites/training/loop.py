@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from mlites.errors import InputError
 from mlites.files import digest_json
 from mlites.recipe import Training
-from mlites.training.augmentation import mirror, shift
+from mlites.training.augmentation import Form, draw_form
 from mlites.training.display import batch_bar, epoch_line
 from mlites.training.precision import Precision, choose_precision
 from mlites.training.resume import Epoch, Progress, load_progress_, save_progress
@@ -84,7 +84,8 @@ def train(
         options: epochs, optimizer, schedule and the rest.
         seed: of the order of the rows, augmentation and dropout.
         loss: (logits, labels, row numbers, inputs as augmented) -> scalar; default: cross-entropy with the options'
-            label smoothing.
+            label smoothing. With ``views``, row r in form f has the number f x n + r, as what is known of it holds
+            whenever that form returns.
         identity: what else decides the result, such as the teacher behind ``loss`` or a mask schedule: a checkpoint
             counts only if equal.
         masks: parameter name -> bool tensor; where False, the weight is held at zero.
@@ -178,6 +179,9 @@ class _Run:
     def epoch(self, index: int) -> Epoch:
         """Train over all rows once, then evaluate; draws depend on seed and epoch alone, so a run can resume here."""
         generator = Generator().manual_seed(self.seed * 1_000_003 + index)
+        number = index % self.options.views if self.options.views else index
+        form = form_of_rows(self.data, self.options, self.seed, number)
+        base = number * len(self.data.labels) if self.options.views else 0
         batches = _batches(len(self.data.labels), self.options.batch_size, generator)
         steps = len(batches) * self.options.epochs
         masked = self._masked(self.masks)
@@ -185,25 +189,23 @@ class _Run:
         _train_mode_(self.module)
         with torch.random.fork_rng(), batch_bar(len(batches)) as advance:
             torch.manual_seed(self.seed * 1_000_003 + index)  # dropout draws from the global generator
-            for number, rows in enumerate(batches):
-                rate = SCHEDULES[self.options.schedule](
-                    index * len(batches) + number, steps, self.options.learning_rate
-                )
+            for step, rows in enumerate(batches):
+                rate = SCHEDULES[self.options.schedule](index * len(batches) + step, steps, self.options.learning_rate)
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate * group["factor"]
-                if self.mask_schedule and number % math.ceil(len(batches) / TIGHTENINGS) == 0:
-                    scheduled = self.mask_schedule(self.module, (index * len(batches) + number) / steps)
+                if self.mask_schedule and step % math.ceil(len(batches) / TIGHTENINGS) == 0:
+                    scheduled = self.mask_schedule(self.module, (index * len(batches) + step) / steps)
                     masked = self._masked(self.masks) + self._masked(scheduled)
                     _hold_(masked)
-                inputs = _inputs(self.data, self.options, rows, generator, self.device)
-                value = _loss(self.module, self.data, rows, inputs, self.criterion, self.precision)
+                inputs = _inputs(self.data, form, rows, self.device)
+                value = _loss(self.module, self.data, rows, inputs, self.criterion, self.precision, base)
                 self.optimizer.zero_grad()
                 value.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
                 _hold_(masked)
                 total += value.detach() * len(rows)
                 rows_seen += len(rows)
-                if number % CHECK_EVERY == 0 or number + 1 == len(batches):
+                if step % CHECK_EVERY == 0 or step + 1 == len(batches):
                     self._check_finite(total, index, rate)
                 advance()
         accuracy, logits = evaluate(self.module, self.data.validation_inputs, self.data.validation_labels)
@@ -263,29 +265,36 @@ def _batches(count: int, size: int, generator: Generator) -> list[Tensor]:
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
 
-def _inputs(data: TrainingData, options: Training, rows: Tensor, generator: Generator, device: torch.device) -> Tensor:
-    inputs = data.inputs[rows].to(device)
-    if "crop" in options.augmentation:
-        padding = data.padding or (0.0,) * inputs.shape[1]
-        inputs = shift(inputs, padding, generator)
-    if "flip" in options.augmentation:
-        inputs = mirror(inputs, generator)
+def form_of_rows(data: TrainingData, options: Training, seed: int, number: int) -> Form:
+    """How the training rows look in the epochs that see form ``number``."""
+    shape = tuple(data.inputs.shape[1:])
+    return draw_form(len(data.labels), shape, options.augmentation, data.padding, seed, number)
+
+
+def _inputs(data: TrainingData, form: Form, rows: Tensor, device: torch.device) -> Tensor:
+    inputs = form.of(data.inputs[rows].to(device), rows)
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
 
 
 def _loss(
-    module: nn.Module, data: TrainingData, rows: Tensor, inputs: Tensor, criterion: Loss, precision: Precision
+    module: nn.Module,
+    data: TrainingData,
+    rows: Tensor,
+    inputs: Tensor,
+    criterion: Loss,
+    precision: Precision,
+    base: int = 0,
 ) -> Tensor:
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
         logits = module(inputs)
-    return criterion(logits.float(), data.labels[rows].to(inputs.device), rows, inputs)
+    return criterion(logits.float(), data.labels[rows].to(inputs.device), base + rows, inputs)
 
 
 def _precision(
     module: nn.Module, data: TrainingData, options: Training, criterion: Loss, device: torch.device
 ) -> Precision:
     rows = torch.arange(min(options.batch_size, len(data.labels)))
-    inputs = _inputs(data, options, rows, Generator().manual_seed(0), device)
+    inputs = _inputs(data, form_of_rows(data, options, 0, 0), rows, device)
 
     def step(trial: nn.Module, precision: Precision) -> Tensor:
         return _loss(trial, data, rows, inputs, criterion, precision)

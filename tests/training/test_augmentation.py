@@ -1,14 +1,13 @@
-"""Shifted and mirrored images hold the same pixels at other places."""
+"""Shifted and mirrored images hold the same pixels at other places; seed and number decide which."""
 
 import torch
-from torch import Generator
 
-from mlites.training.augmentation import mirror, shift
+from mlites.training.augmentation import draw_form
 
 
 def test_each_shift_is_a_window_of_the_padded_image() -> None:
     images = torch.randn(40, 2, 16, 9)
-    shifted = shift(images, (-7.0, 5.0), Generator().manual_seed(0))
+    shifted = draw_form(40, (2, 16, 9), ("crop",), (-7.0, 5.0), 0, 0).of(images, torch.arange(40))
     offsets = set()
     for image, found in zip(images, shifted, strict=True):
         padded = torch.stack(
@@ -19,17 +18,26 @@ def test_each_shift_is_a_window_of_the_padded_image() -> None:
         assert len(matches) == 1
         offsets.add(matches[0])
     assert len(offsets) > 8
+    assert shifted.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_mirror_flips_whole_rows_of_some_images() -> None:
+def test_flip_mirrors_whole_rows_of_some_images() -> None:
     images = torch.randn(64, 3, 5, 7)
-    mirrored = mirror(images, Generator().manual_seed(0))
+    mirrored = draw_form(64, (3, 5, 7), ("flip",), (), 0, 0).of(images, torch.arange(64))
     same = [torch.equal(a, b) for a, b in zip(images, mirrored, strict=True)]
     flipped = [torch.equal(a.flip(2), b) for a, b in zip(images, mirrored, strict=True)]
     assert all(a != b for a, b in zip(same, flipped, strict=True)) and 20 < sum(flipped) < 44
 
 
-def test_same_generator_state_gives_the_same_draws() -> None:
-    images = torch.randn(8, 1, 8, 8)
-    one, two = (shift(images, (0.0,), Generator().manual_seed(4)) for _ in range(2))
-    assert torch.equal(one, two) and one.is_contiguous(memory_format=torch.channels_last)
+def test_seed_and_number_decide_the_form_of_a_row_and_its_batch_does_not() -> None:
+    images, steps = torch.randn(50, 1, 8, 8), ("crop", "flip")
+    whole = draw_form(50, (1, 8, 8), steps, (0.5,), 4, 2).of(images, torch.arange(50))
+    rows = torch.tensor([7, 3, 49, 3])
+    assert torch.equal(draw_form(50, (1, 8, 8), steps, (0.5,), 4, 2).of(images[rows], rows), whole[rows])
+    for seed, number in ((5, 2), (4, 3)):
+        assert not torch.equal(draw_form(50, (1, 8, 8), steps, (0.5,), seed, number).of(images, torch.arange(50)), whole)
+
+
+def test_without_steps_rows_stay_as_they_are() -> None:
+    table = torch.randn(6, 3)
+    assert draw_form(6, (3,), (), (), 0, 0).of(table, torch.arange(6)) is table

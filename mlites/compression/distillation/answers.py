@@ -1,4 +1,4 @@
-"""What the teacher says about each batch: looked up where rows never change, else asked at the student's own price."""
+"""What the teacher says about each batch: asked once about each form of a row that returns."""
 
 from collections.abc import Sequence
 
@@ -6,64 +6,76 @@ import torch
 from torch import Tensor, nn
 
 from mlites.compression.distillation.features import Tap, capture, caught
-from mlites.training.loop import EVALUATION_ROWS
+from mlites.recipe import Training
+from mlites.training.loop import EVALUATION_ROWS, TrainingData, form_of_rows
 
 LARGEST_KEPT_BYTES = 1 << 28
 
 
 class TeacherAnswers:
-    """The teacher's logits and inner views, for rows by number or for a batch as augmented.
+    """The teacher's logits and inner views of a batch.
 
-    Unless rows are augmented, and if it takes 256 MiB at most, the teacher looks at all rows once, at the start, in
-    float32. Otherwise it looks at each batch in the precision and the memory layout in which the student trains.
+    Rows that come back in the same form are asked about once, a form at a time and in the order of the rows, so that a
+    resumed run hears the same; unless that takes more than 256 MiB. Rows that are new in every epoch are asked about
+    batch by batch, in the precision in which the student trains.
     """
 
     def __init__(
         self,
         teacher: nn.Module,
-        inputs: Tensor,
+        data: TrainingData,
+        options: Training,
+        seed: int,
         *,
-        augmented: bool,
         taps: Sequence[Tap] = (),
         views: Sequence[nn.Module] = (),
     ) -> None:
-        """Ask about all rows where that will do.
+        """Get the teacher ready.
 
         Args:
             teacher: its own copy, moved and laid out as training wants it.
-            inputs: all training rows, as preprocessed.
-            augmented: rows change from epoch to epoch.
+            data: to train on.
+            options: of the student's training, which say how rows are augmented.
+            seed: of that training.
             taps: where to listen in the teacher.
             views: for each of them, what turns the activation into what is kept.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        layout = torch.channels_last if inputs.dim() == 4 else torch.contiguous_format
+        layout = torch.channels_last if data.inputs.dim() == 4 else torch.contiguous_format
         self.teacher = teacher.eval().requires_grad_(False)
         self.teacher.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.taps, self.views = taps, [view.to(device) for view in views]
         self.device, self.layout = device, layout
-        self.known: list[Tensor] | None = None
-        row_bytes = sum(tensor[0].nbytes for tensor in self._ask(inputs[:2], bf16=False))
-        if not augmented and row_bytes * len(inputs) <= LARGEST_KEPT_BYTES:
-            pieces = [
-                [tensor.cpu() for tensor in self._ask(rows, bf16=False)]
-                for rows in torch.split(inputs, EVALUATION_ROWS)
-            ]
-            self.known = [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+        self.data, self.options, self.seed = data, options, seed
+        self.known: dict[int, list[Tensor]] = {}
+        forms = (options.views or 0) if options.augmentation else 1
+        row_bytes = sum(tensor[0].nbytes for tensor in self._ask(data.inputs[:2], bf16=False))
+        self.keeps = 0 < forms * row_bytes * len(data.inputs) <= LARGEST_KEPT_BYTES
 
     def about(self, rows: Tensor, batch: Tensor, *, bf16: bool) -> tuple[Tensor, list[Tensor]]:
         """Logits (n, classes) and views (n, ...), float32, on the batch's device.
 
         Args:
-            rows: numbers (n,) of the rows.
+            rows: numbers (n,) as `train` hands them to a loss: all rows of a batch are in the same form.
             batch: the rows as the student sees them (n, ...).
             bf16: the student computes in bfloat16.
         """
-        if self.known is None:
+        if not self.keeps:
             logits, *views = self._ask(batch, bf16=bf16)
         else:
-            logits, *views = (tensor[rows].to(batch.device) for tensor in self.known)
+            form, count = int(rows[0]) // len(self.data.labels), len(self.data.labels)
+            if form not in self.known:
+                self.known[form] = self._ask_about_form(form, bf16=bf16)
+            logits, *views = (tensor[rows - form * count].to(batch.device) for tensor in self.known[form])
         return logits, views
+
+    def _ask_about_form(self, number: int, *, bf16: bool) -> list[Tensor]:
+        form = form_of_rows(self.data, self.options, self.seed, number)
+        pieces = [
+            [tensor.cpu() for tensor in self._ask(form.of(self.data.inputs[rows], rows), bf16=bf16)]
+            for rows in torch.split(torch.arange(len(self.data.labels)), EVALUATION_ROWS)
+        ]
+        return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
 
     def _ask(self, batch: Tensor, *, bf16: bool) -> list[Tensor]:
         batch = batch.to(self.device).contiguous(memory_format=self.layout)

@@ -70,8 +70,8 @@ def distill_module(
     teacher = copy.deepcopy(teacher)
     networks = trace(teacher, data.inputs[:2], "teacher"), trace(student, data.inputs[:2], "student")
     if networks[0].classes != networks[1].classes:
-        counts = " and ".join(f"{one.who} {one.classes}" for one in networks)
-        raise InputError(f"teacher and student must know the same classes, but of logits {counts} are given a row")
+        counts = " and ".join(f"{one.who} gives {one.classes} logits" for one in networks)
+        raise InputError(f"teacher and student must know the same classes, but {counts}")
     facts: dict[str, Any] = {}
     if options.initialize == "teacher":
         student, facts["initialized"], facts["initialized_fraction"] = initialize_from_teacher(student, teacher)
@@ -86,8 +86,9 @@ def distill_module(
     observed = _Observed(copy.deepcopy(student), comparison, lambda one: told.__setitem__(slice(None), [one]))
     answers = TeacherAnswers(
         teacher,
-        data.inputs,
-        augmented=bool(options.training.augmentation),
+        data,
+        options.training,
+        seed,
         taps=comparison.teacher if comparison else (),
         views=list(comparison.teacher_views) if comparison else (),
     )
