@@ -84,6 +84,8 @@ def _of_pruning(step: _Step) -> Iterator[str]:
 
 
 def _of_rollback(step: _Step) -> Iterator[str]:
+    if step.name == "quantize" and isinstance(step.facts.get("rolled_back"), str):
+        yield f"quantization was undone: {step.facts['rolled_back']}"
     drop, limit = step.number("drop_points_after"), step.number("max_drop_points")
     if step.name == "quantize" and drop is not None and limit is not None and drop > limit + 1e-9:
         yield f"quantization misses its accuracy limit: {drop:.2g} points lost on validation rows, limit {limit:g}"

@@ -9,7 +9,8 @@ import yaml
 from mlites.files import canonical_json, write_atomically
 from mlites.recipe import Recipe
 from mlites.report.calls import Signature
-from mlites.report.html import Details, render
+from mlites.report.details import Details
+from mlites.report.html import render
 from mlites.report.summary import Step, Summary, summarize
 from mlites.storage import Store
 

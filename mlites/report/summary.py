@@ -50,6 +50,9 @@ class Baseline(Part):
     latency_ms: Latency
     size_bytes: int
     peak_memory_bytes: int | None
+    download_bytes: int | None = Field(None, description="Of model.onnx, entropy-coded for an edge download.")
+    parameters: int | None = None
+    macs: int | None = Field(None, description="Multiply-accumulates of one row, counted in model.onnx.")
 
 
 class CandidateSummary(Part):
@@ -63,14 +66,22 @@ class CandidateSummary(Part):
     latency_ms: Latency | None = None
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None
+    download_bytes: int | None = Field(None, description="Of model.onnx, entropy-coded for an edge download.")
+    parameters: int | None = Field(None, description="Of the last PyTorch form in its chain.")
+    macs: int | None = Field(None, description="Multiply-accumulates of one row, counted in model.onnx.")
     speedup: float | None = Field(None, description="Median over rounds of baseline latency / candidate latency.")
     speedup_interval: tuple[float, float] | None = Field(
         None, description="95% bootstrap interval of the speedup, widened by 0.5%."
     )
+    speedup_over_source: float | None = Field(
+        None, description="Against its own FP32 form, in the same rounds; null where nothing was quantized."
+    )
+    speedup_over_source_interval: tuple[float, float] | None = None
     size_ratio: float | None = Field(None, description="Baseline size / candidate size.")
     on_front: bool | None = None
     within_budget: bool | None = None
     reasons: list[str] = []
+    warnings: list[str] = Field([], description="What did not do what it is for, such as a slower quantized form.")
 
 
 class Golden(Part):

@@ -65,6 +65,11 @@ def test_an_accuracy_limit_that_the_rollback_misses_is_told():
     assert found == ["quantization misses its accuracy limit: 0.8 points lost on validation rows, limit 0.5"]
 
 
+def test_a_quantization_that_was_undone_says_so():
+    why = "no layer can be quantized within the limit: the model is the float one it was"
+    assert caveats(step("quantize", rolled_back=why)) == [f"quantization was undone: {why}"]
+
+
 def test_a_pass_that_costs_accuracy_is_named_and_a_smaller_student_is_not_blamed():
     steps = [
         step("train", validation_accuracy=0.95),

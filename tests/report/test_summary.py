@@ -103,6 +103,26 @@ def test_a_newer_summary_can_be_read_and_a_nan_cannot(run):
         Summary.model_validate(written | {"overhead_seconds": float("nan")})
 
 
+def test_a_summary_written_before_cost_was_counted_can_be_read(run):
+    written = document(run()[0])
+    added = ("download_bytes", "parameters", "macs", "speedup_over_source", "speedup_over_source_interval", "warnings")
+    for one in (written["baseline"], *written["candidates"]):
+        for key in added:
+            one.pop(key, None)
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(written)
+    old = Summary.model_validate(written)
+    assert old.candidates[0].warnings == [] and old.candidates[0].macs is old.baseline.macs is None
+
+
+def test_cost_speed_over_the_source_and_warnings_are_those_of_the_verdict(run):
+    by_name = {one.name: one for one in run()[0].candidates}
+    slow = by_name["int8-dynamic"]
+    assert (slow.macs, slow.parameters, slow.speedup_over_source) == (1_021_568, 77_850, 0.51)
+    assert slow.speedup_over_source_interval == pytest.approx((0.4998, 0.5202))
+    assert slow.warnings == ["quantization made it slower: 0.51x its FP32 form (95% interval 0.50 to 0.52)"]
+    assert by_name["sparse"].download_bytes == 1_090_214 // 14 and by_name["sparse"].speedup_over_source is None
+
+
 def test_the_module_prints_its_schema(capsys):
     import runpy
     import warnings

@@ -1,23 +1,10 @@
-import math
 import re
-from itertools import combinations, pairwise
+from itertools import combinations
 from xml.etree import ElementTree
 
 import pytest
 
-from mlites.report.plots import (
-    Curve,
-    Point,
-    accuracy_axis,
-    bar,
-    bubble_key,
-    confusion_plot,
-    curves_plot,
-    front_plot,
-    linear_ticks,
-    log_ticks,
-    shorten,
-)
+from mlites.report.plots.front import Point, accuracy_axis, bubble_key, front_plot
 
 
 def texts(drawn):
@@ -43,22 +30,6 @@ def crowd(count):
         )
         for index in range(count)
     )
-
-
-@pytest.mark.parametrize("low, high", [(0.0, 1.0), (0.9712, 0.9891), (3, 4000), (-2, 7)])
-def test_linear_ticks_are_round_and_inside(low, high):
-    ticks = linear_ticks(low, high, 5)
-    assert 3 <= len(ticks) <= 8 and low <= ticks[0] and ticks[-1] <= high
-    steps = {round(after - before, 9) for before, after in pairwise(ticks)}
-    assert len(steps) == 1
-    mantissa = steps.pop() / 10 ** math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9)
-    assert round(mantissa, 6) in (1, 2, 2.5, 5)
-
-
-@pytest.mark.parametrize("low, high", [(0.4, 30), (1, 2.2), (0.9, 5), (0.001, 5000)])
-def test_log_ticks_are_inside_and_not_too_many(low, high):
-    ticks = log_ticks(low, high, 8)
-    assert 2 <= len(ticks) <= 9 and low <= ticks[0] and ticks[-1] <= high and ticks == sorted(ticks)
 
 
 def test_a_collapsed_candidate_does_not_flatten_the_others():
@@ -117,48 +88,5 @@ def test_front_line_joins_what_nothing_beats_in_accuracy_and_speed():
     assert [round(float(stop)) for stop in re.findall(r"H([\d.]+)", path)] == [round(centres[0]), round(centres[2])]
 
 
-def test_curves_survive_missing_and_infinite_values():
-    drawn = str(
-        curves_plot(
-            "t",
-            [1, 2, 3],
-            Curve("accuracy", [None, None, None], "first"),
-            [Curve("a", [2.0, float("nan"), 1.0], "first"), Curve("b", [float("inf"), None, None], "second")],
-        )
-    )
-    assert "not recorded" in drawn and "nan" not in drawn and "inf" not in drawn
-
-
-def test_one_epoch_is_a_dot():
-    drawn = ElementTree.fromstring(str(curves_plot("t", [1], Curve("a", [0.5], "first"), [Curve("l", [1.0], "first")])))
-    assert len(list(drawn.iter("circle"))) == 2
-
-
-def test_confusion_matrix_shows_every_count():
-    counts = [[30, 2, 0], [0, 31, 1], [4, 0, 12345]]
-    drawn = confusion_plot("t", counts, ["cat", "dog", "a much longer name than fits"])
-    words = [one.text for one in texts(drawn)]
-    assert {"30", "2", "31", "1", "4", "12k"} <= set(words)
-    hints = [one.text for one in ElementTree.fromstring(str(drawn)).iter("title")]
-    assert "true cat, predicted dog: 2 (6.2%)" in hints and len(hints) == 6
-
-
-@pytest.mark.parametrize("count", [2, 10, 13, 24, 25, 100])
-def test_confusion_matrix_stays_readable(count):
-    counts = [[9 if row == column else int(column == 0) for column in range(count)] for row in range(count)]
-    drawn = confusion_plot("t", counts, [f"class {index}" for index in range(count)])
-    assert all(float(one.get("font-size", 11)) >= 8.5 for one in texts(drawn))
-    cells = [one for one in ElementTree.fromstring(str(drawn)).iter("rect") if one.get("class") in ("right", "wrong")]
-    assert len(cells) == 2 * count - 1 and min(float(one.get("width")) for one in cells) > 2.5
-
-
-def test_bars_stay_in_their_box():
-    assert 'width="100"' in bar(7.0) and 'width="0"' in bar(-1.0) and 'width="25"' in bar(0.25, "cached")
-
-
 def test_legend_of_sizes_escapes_its_words():
     assert "&lt;b&gt;" in bubble_key([10], 10, lambda _: "<b>")
-
-
-def test_shorten_keeps_what_fits():
-    assert shorten("abc", 3) == "abc" and shorten("abcdef", 4) == "abc…"
