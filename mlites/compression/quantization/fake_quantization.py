@@ -44,36 +44,49 @@ def weight_scale(weight: Tensor, axis: int | None, levels: int) -> Tensor:
     return (largest / levels).clamp(min=LEAST_SCALE)
 
 
+class Clock(nn.Module):
+    """Counts training batches, by which ranges and statistics freeze.
+
+    A number and no tensor, as a GPU would have to be waited for to read one; but saved with the module's state, so
+    that a resumed run goes on from there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches = 0
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.batches)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.batches = int(state)
+
+
 class ActivationQuantizer(nn.Module):
     """Rounds activations to uint8 in a range that follows the batches seen, until it freezes.
-
-    A batch counts when it passes in training mode. Range and count are buffers: a resumed run goes on with them.
 
     Args:
         low: least value of the range at the start, as calibration found it.
         high: largest.
+        clock: of the training.
         freeze_after: training batches after which the range stays.
     """
 
     low: Tensor
     high: Tensor
-    batches: Tensor
 
-    def __init__(self, low: float, high: float, freeze_after: int) -> None:
+    def __init__(self, low: float, high: float, clock: Clock, freeze_after: int) -> None:
         super().__init__()
-        self.freeze_after = freeze_after
+        self._clock, self.freeze_after = [clock], freeze_after  # in a list, as it is saved where it belongs
         self.register_buffer("low", torch.tensor(low, dtype=torch.float32))
         self.register_buffer("high", torch.tensor(high, dtype=torch.float32))
-        self.register_buffer("batches", torch.tensor(0))
 
     def forward(self, values: Tensor) -> Tensor:
         """Any shape to the same, float32."""
-        if self.training:
+        if self.training and self._clock[0].batches <= self.freeze_after:
             least, largest = torch.aminmax(values.detach().float())
-            share = AVERAGING * (self.batches < self.freeze_after)  # on the device: a GPU need not be waited for
-            self.low.lerp_(least, share)
-            self.high.lerp_(largest, share)
-            self.batches += 1
+            self.low.lerp_(least, AVERAGING)
+            self.high.lerp_(largest, AVERAGING)
         return self.round(values)
 
     def round(self, values: Tensor) -> Tensor:
@@ -87,7 +100,7 @@ class SameRange(nn.Module):
 
     def __init__(self, quantizer: ActivationQuantizer) -> None:
         super().__init__()
-        self._quantizer = [quantizer]  # in a list, as its state is saved where it belongs
+        self._quantizer = [quantizer]
 
     def forward(self, values: Tensor) -> Tensor:
         """Any shape to the same, float32."""

@@ -4,9 +4,10 @@ Sources: Jacob et al. (2018), "Quantization and Training of Neural Networks for 
 Inference"; Krishnamoorthi (2018), "Quantizing deep convolutional networks for efficient inference: A whitepaper".
 
 The network is exported and statically quantized first; then the exported graph itself trains, with rounding wherever
-the quantized one rounds. So every network that exports can train, the kernels are those of static quantization, and
-batch normalization is folded from the start: its statistics are long settled when a trained network comes here, and
-freezing them is what Krishnamoorthi (section 3.2.2) arrives at too. Dropout, likewise, is left out.
+the quantized one rounds. So every network that exports can train, and the kernels are those of static quantization.
+Batch normalization behind a layer, which the export folds, normalizes by batches again until three quarters of the
+training are done: folded for good it would train at a tenth of the learning rate only. Dropout is left out, as is
+usual in a fine-tuning this short.
 """
 
 import copy
@@ -20,19 +21,13 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from mlites.compression.pruning.magnitude import zero_masks
-from mlites.compression.quantization.fake_quantization import (
-    ActivationQuantizer,
-    ConstantQuantizer,
-    SameRange,
-    WeightQuantizer,
-    activation_scale,
-)
+from mlites.compression.quantization.fake_quantization import ActivationQuantizer, activation_scale
 from mlites.compression.quantization.onnx_network import OnnxNetwork, unknown_operators
-from mlites.compression.quantization.qdq_export import Places, find_places, write_learned_
+from mlites.compression.quantization.qdq_export import find_places, write_learned_
+from mlites.compression.quantization.quantized_network import QuantizedNetwork
 from mlites.compression.quantization.reduce_range import reduces_range
 from mlites.compression.quantization.scheme import prepare, quiet
 from mlites.compression.quantization.static import quantize_static_int8
@@ -46,9 +41,10 @@ from mlites.training.resume import Epoch
 from onnxruntime.quantization.onnx_model import ONNXModel  # isort: skip  # after mlites.inference, which sets telemetry
 
 CALIBRATION_ROWS = 256
-FREEZE_AT = 0.75  # share of the training after which ranges stay
-STEPS_APART = 4  # that logits of the file and of the trained network may lie apart
-LEAST_AGREEMENT = 0.995
+COMPARED_ROWS = 32
+LEAST_ALIKE = 0.995  # share of the rows that the file and the trained network answer alike
+TIE_STEPS = 2
+MEAN_STEPS = 1.0
 TOLERANCE = 1e-3  # of the largest logit: between the graph in torch and in ONNX Runtime, before training
 
 
@@ -90,24 +86,15 @@ def train_quantized(
         raise InputError(_refusal(module, input_shape, unknown))
     levels = 64 if reduces_range(options.reduce_range) else 127
     rows = data.inputs[_evenly(len(data.inputs), CALIBRATION_ROWS)].numpy()
+    _check_computes_alike(prepared, exported, rows[:COMPARED_ROWS])
     quantized = quantize_static_int8(prepared, rows, per_channel=options.per_channel)
     places = find_places(quantized, prepared)
-    trained = _trained_tensors(module, prepared, places)
-    _check_computes_alike(OnnxNetwork(prepared, trained, {}), exported, rows)
     steps = options.training.epochs * math.ceil(len(data.labels) / options.training.batch_size)
-    points, ranges = _points(places, prepared, levels, int(FREEZE_AT * steps))
-    network = OnnxNetwork(prepared, trained, points)
+    network = QuantizedNetwork(prepared, module, places, rows, levels, steps)
     masks = zero_masks(network) if keep_zeros else {}
     before, _ = evaluate(module, data.validation_inputs, data.validation_labels)
     history = train(network, data, options.training, seed, masks=masks, checkpoint=checkpoint)
-    names = [*places.weights, *places.constants, *places.biases, *trained]
-    write_learned_(
-        quantized,
-        places,
-        {name: (quantizer.low, quantizer.high) for name, quantizer in ranges.items()},
-        {name: network.stored(name).detach() for name in names},
-        levels,
-    )
+    write_learned_(quantized, places, network.learned_ranges(), network.learned_tensors(), levels)
     ONNXModel(quantized).topological_sort()
     compact_(quantized)
     onnx.checker.check_model(quantized, full_check=True)
@@ -120,7 +107,7 @@ def train_quantized(
         "float_size_bytes": exported.ByteSize(),
         "size_bytes": quantized.ByteSize(),
         "weight_bits": 7 if levels == 64 else 8,
-        **_check_parity(found, logits.numpy(), _step(ranges.get(OUTPUT), logits)),
+        **_check_parity(found, logits.numpy(), _step(network.ranges.get(OUTPUT), logits)),
     }  # fmt: skip
 
 
@@ -142,51 +129,12 @@ def _own_biases_(model: onnx.ModelProto) -> None:
                 seen.add(name)
 
 
-def _trained_tensors(module: nn.Module, prepared: onnx.ModelProto, places: Places) -> list[str]:
-    """What training may change: weights and biases of layers, and what holds the numbers of a parameter."""
-    learned = {_bytes(one) for one in module.parameters() if one.requires_grad and one.numel() > 1}
-    fixed = {_bytes(one) for one in (*module.buffers(), *module.parameters())} - learned
-    found = []
-    for one in prepared.graph.initializer:
-        content = numpy_helper.to_array(one).tobytes()
-        in_layer = one.name in places.weights or one.name in places.biases
-        if one.data_type == onnx.TensorProto.FLOAT and (content in learned or (in_layer and content not in fixed)):
-            found.append(one.name)
-    return found
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().numpy().tobytes()
-
-
-def _points(
-    places: Places, prepared: onnx.ModelProto, levels: int, freeze_after: int
-) -> tuple[dict[str, nn.Module], dict[str, ActivationQuantizer]]:
-    """The modules that round, by tensor; and those whose ranges are learned."""
-    graph = prepared.graph
-    order = [one.name for one in graph.input] + [name for node in graph.node for name in node.output]
-    points: dict[str, nn.Module] = {}
-    ranges: dict[str, ActivationQuantizer] = {}
-    owners: dict[str, ActivationQuantizer] = {}
-    for name in order:
-        if name not in places.activations:
-            continue
-        pair = places.activations[name]
-        if pair.scale in owners:
-            points[name] = SameRange(owners[pair.scale])
-        else:
-            points[name] = ranges[name] = owners[pair.scale] = ActivationQuantizer(pair.low, pair.high, freeze_after)
-    points |= {name: WeightQuantizer(one.axis, levels) for name, one in places.weights.items()}
-    points |= {name: ConstantQuantizer() for name in places.constants}
-    return points, ranges
-
-
-def _check_computes_alike(network: OnnxNetwork, exported: onnx.ModelProto, rows: NDArray[np.float32]) -> None:
+def _check_computes_alike(prepared: onnx.ModelProto, exported: onnx.ModelProto, rows: NDArray[np.float32]) -> None:
     """Refuse to train a graph that torch does not compute as ONNX Runtime does."""
     expected = answers(exported, rows)
     try:
         with torch.no_grad():
-            found = network.eval()(torch.from_numpy(rows)).numpy()
+            found = OnnxNetwork(prepared, [], {}).eval()(torch.from_numpy(rows)).numpy()
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"quantization-aware training cannot run this network's graph: {reason}") from error
@@ -201,21 +149,20 @@ def _check_computes_alike(network: OnnxNetwork, exported: onnx.ModelProto, rows:
 def _check_parity(found: NDArray[np.float32], expected: NDArray[np.float32], step: float) -> dict[str, float]:
     """Compare the file's logits (n, classes) with those of the network in training.
 
-    Both round, and a sum that ends near the middle between two values may be rounded differently. So a row counts as
-    answered alike where each calls the other's class its own or within a step of its own.
+    Both round, and a sum that ends near the middle between two values may be rounded either way. So a row counts as
+    answered alike where the network's logit of the file's class is its largest, or next to it.
     """
-    apart = np.abs(found - expected).max(1) / step
+    apart = np.abs(found - expected) / step
     rows, ours, theirs = np.arange(len(found)), expected.argmax(1), found.argmax(1)
-    near = 1.001 * step
-    alike = expected[rows, ours] - expected[rows, theirs] <= near
-    agreement, within = float((ours == theirs).mean()), float((apart <= STEPS_APART).mean())
-    if float(alike.mean()) < LEAST_AGREEMENT or within < LEAST_AGREEMENT:
+    alike = float((expected[rows, ours] - expected[rows, theirs] <= TIE_STEPS * step * 1.001).mean())
+    mean, largest = float(apart.mean()), float(apart.max())
+    if alike < LEAST_ALIKE or mean > MEAN_STEPS:
         raise ParityError(
-            f"the INT8 file differs from the network that was trained on {len(found)} rows: logits lie within "
-            f"{STEPS_APART} steps in {100 * within:.2f}%, the same class in {100 * agreement:.2f}% (limit 99.5%); on a "
-            "processor whose 8-bit products saturate, set reduce_range: true"
+            f"the INT8 file differs from the network that was trained, on {len(found)} rows: {100 * alike:.2f}% are "
+            f"answered alike (limit {100 * LEAST_ALIKE:g}%), logits lie {mean:.2g} quantization steps apart (limit "
+            f"{MEAN_STEPS:g}); on a processor whose 8-bit products saturate, set reduce_range: true"
         )
-    return {"agreement": agreement, "largest_difference_steps": float(apart.max())}
+    return {"agreement": float((ours == theirs).mean()), "mean_steps_apart": mean, "largest_steps_apart": largest}
 
 
 def _step(quantizer: ActivationQuantizer | None, logits: Tensor) -> float:
