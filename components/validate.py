@@ -15,6 +15,7 @@ def validate(
     store: str,
     candidate: dsl.Input[dsl.Model],
     baseline: dsl.Input[dsl.Model],
+    source: dsl.Input[dsl.Model],
     dataset: dsl.Input[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
@@ -27,6 +28,7 @@ def validate(
         store: s3:// address that takes the model and the verdict.
         candidate: Model folder with model.onnx.
         baseline: Model folder of the FP32 teacher with model.onnx.
+        source: Model folder of the candidate before quantization with model.onnx; itself where it is not quantized.
         dataset: Prepared data; its test split decides.
 
     Returns:
@@ -45,7 +47,10 @@ def validate(
         from mlites.storage import Store
 
         profile, data = Hardware.model_validate(hardware), Dataset.load(Path(dataset.path))
-        verdict = validate(Path(candidate.path), Path(baseline.path), data, profile, name, list(passes))
+        folders = Path(candidate.path), Path(baseline.path)
+        verdict = validate(*folders, data, profile, name, list(passes), Path(source.path))
+        for line in verdict["warnings"]:
+            print(f"mind: {line}")
         for key in ("accuracy", "accuracy_drop_points", "speedup", "size_ratio"):
             metrics.log_metric(key, float(verdict[key]))
         write_atomically(Path(metrics.path), "{}")  # the local cache wants a file behind every artifact
