@@ -34,4 +34,4 @@ def equal_steps(number: int, rounds: int, final: float) -> float:
     >>> [round(equal_steps(number, 3, 0.6), 3) for number in (1, 2, 3)]
     [0.2, 0.4, 0.6]
     """
-    return final * number / rounds
+    return final * (number / rounds)

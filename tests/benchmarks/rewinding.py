@@ -1,0 +1,113 @@
+"""How to train again after pruning, on LeNet-300-100 and Fashion-MNIST: `python -m tests.benchmarks.rewinding`.
+
+The comparison of Renda, Frankle & Carbin (2020), with the random re-initialization of Frankle & Carbin (2019) as the
+control. Each network is pruned once by global magnitude and trained again for as many epochs as the original had: at
+the last rate of the original schedule (fine-tuning), by the whole schedule again (learning-rate rewinding), or by the
+whole schedule from new random weights (re-initialization). Nothing is chosen on the way: validation rows are only
+reported, and the table holds test accuracy.
+"""
+
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from mlites.compression.pruning.prune import prune_module
+from mlites.compression.pruning.rewinding import Origin
+from mlites.data.prepare import fit_preprocessing
+from mlites.data.sources import idx
+from mlites.data.splits import split
+from mlites.models.build import build_model
+from mlites.recipe import MLP, Data, Prune, Training
+from mlites.training.loop import TrainingData, evaluate, train
+
+FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of the Debian package dataset-fashion-mnist
+NETWORK = MLP(family="mlp", hidden=(300, 100))
+SHAPE, CLASSES = (1, 28, 28), 10
+ORIGINAL = Training(epochs=10, batch_size=128, learning_rate=0.1, schedule="step", precision="fp32")
+LAST_RATE = ORIGINAL.model_copy(update={"schedule": "constant", "learning_rate": ORIGINAL.learning_rate / 100})
+SPARSITIES = (0.9, 0.98)
+RETRAININGS = ("fine-tune", "learning-rate-rewinding", "reinitialize")
+SEEDS = (0, 1, 2)
+
+
+def load(seed: int) -> tuple[TrainingData, Tensor, Tensor]:
+    """Training and validation rows, and the test set's inputs and labels."""
+    raw = idx.read(FOLDER, Data(source="idx", path=str(FOLDER)))
+    parts = split(raw, validation=0.1, test=0.1, limit=None, seed=seed, place=str(FOLDER)).parts
+    preprocessing = fit_preprocessing(parts["train"][0], raw.scale)
+    tensors = [
+        torch.from_numpy(values)
+        for name in ("train", "validation", "test")
+        for values in (preprocessing.apply(parts[name][0]), parts[name][1])
+    ]
+    return TrainingData(*tensors[:4]), tensors[4], tensors[5]
+
+
+def measure(seed: int, sparsities: tuple[float, ...], console: Console) -> dict[str, Any]:
+    """Test accuracy in percent of the dense network, and of each sparsity and retraining."""
+    data, inputs, labels = load(0)
+
+    def accuracy(module: nn.Module) -> float:
+        return 100 * evaluate(module, inputs, labels)[0]
+
+    origin = Origin(lambda: build_model(NETWORK, SHAPE, CLASSES, seed), ORIGINAL, seed)
+    dense = origin.build()
+    train(dense, data, ORIGINAL, seed, report=lambda _: None)
+    found: dict[str, Any] = {"dense": accuracy(dense)}
+    console.print(f"seed {seed}: dense {found['dense']:.2f}%")
+    for amount in sparsities:
+        for retraining in RETRAININGS:
+            options = Prune.model_validate(
+                {"pass": "prune", "method": "magnitude", "amount": amount, "retrain": retraining, "training": LAST_RATE}
+            )
+            pruned, history, facts = prune_module(dense, data, options, seed, input_shape=SHAPE, origin=origin)
+            found[f"{amount:g} {retraining}"] = accuracy(pruned)
+            console.print(
+                f"seed {seed}: {facts['sparsity']:.1%} zeros, {retraining}: test {accuracy(pruned):.2f}%, "
+                f"validation {100 * history[-1]['validation_accuracy']:.2f}%, {len(history)} epochs"
+            )
+    return found
+
+
+def show(results: list[dict[str, Any]], sparsities: tuple[float, ...], console: Console) -> bool:
+    """Print the medians; whether they come in the paper's order at every sparsity, without loss at the first."""
+
+    def median(key: str) -> float:
+        return statistics.median(one[key] for one in results)
+
+    title = (
+        f"LeNet-300-100 on Fashion-MNIST, {ORIGINAL.epochs} epochs, {len(results)} seeds: "
+        f"dense {median('dense'):.2f}% (median test accuracy)"
+    )
+    table = Table("zeros", *RETRAININGS, "loss of rewinding", "order", title=title)
+    right = True
+    for amount in sparsities:
+        tuned, rewound, random = (median(f"{amount:g} {retraining}") for retraining in RETRAININGS)
+        ordered = rewound >= tuned > random
+        right &= ordered
+        cells = [
+            f"{median(key):.2f}% ({', '.join(f'{one[key]:.2f}' for one in results)})"
+            for key in (f"{amount:g} {retraining}" for retraining in RETRAININGS)
+        ]
+        loss = median("dense") - rewound
+        table.add_row(f"{amount:.0%}", *cells, f"{loss:+.2f} points", "yes" if ordered else "no")
+        right &= amount > sparsities[0] or loss <= 0.1
+    console.print(table)
+    return right
+
+
+def main() -> None:
+    """Measure the seeds one after the other; the exit status tells whether the claim holds."""
+    console = Console(width=150)
+    results = [measure(seed, SPARSITIES, console) for seed in SEEDS]
+    sys.exit(0 if show(results, SPARSITIES, console) else 1)
+
+
+if __name__ == "__main__":
+    main()
