@@ -52,15 +52,21 @@ class TeacherAnswers:
         row_bytes = sum(tensor[0].nbytes for tensor in self._ask(data.inputs[:2], bf16=False))
         self.keeps = 0 < forms * row_bytes * len(data.inputs) <= LARGEST_KEPT_BYTES
 
-    def about(self, rows: Tensor, batch: Tensor, *, bf16: bool) -> tuple[Tensor, list[Tensor]]:
+    def about(self, rows: Tensor, batch: Tensor, *, bf16: bool, rehearsal: bool = False) -> tuple[Tensor, list[Tensor]]:
         """Logits (n, classes) and views (n, ...), float32, on the batch's device.
 
         Args:
             rows: numbers (n,) as `train` hands them to a loss: all rows of a batch are in the same form.
             batch: the rows as the student sees them (n, ...).
             bf16: the student computes in bfloat16.
+            rehearsal: the step is only timed. Of kept answers it then gets the first row's for all: the work on whole
+                forms is no part of a step, and what is kept must not depend on the precisions tried.
         """
-        if not self.keeps:
+        if self.keeps and rehearsal:
+            logits, *views = (
+                tensor.expand(len(batch), *tensor.shape[1:]) for tensor in self._ask(batch[:1], bf16=bf16)
+            )
+        elif not self.keeps:
             logits, *views = self._ask(batch, bf16=bf16)
         else:
             form, count = int(rows[0]) // len(self.data.labels), len(self.data.labels)

@@ -98,7 +98,7 @@ def distill_module(
         data,
         options.training,
         seed,
-        _loss(answers, options, comparison, told),
+        _loss(answers, options, comparison, observed, told),
         identity=_identity(identity, teacher, options),
         masks={f"student.{name}": mask for name, mask in masks.items()},
         checkpoint=checkpoint / "student" if checkpoint else None,
@@ -116,6 +116,7 @@ def distill_module(
 class _Told:
     """What the student's last run in training tells the loss."""
 
+    by: nn.Module
     views: list[Tensor]
     bf16: bool
 
@@ -138,7 +139,7 @@ class _Observed(nn.Module):
         with capture(self.student, self.taps) as found:
             logits = self.student(inputs)
         views = [view(value) for view, value in zip(self.views, caught(found, self.taps), strict=True)]
-        self.tell(_Told([view.float() for view in views], torch.is_autocast_enabled(inputs.device.type)))
+        self.tell(_Told(self, [view.float() for view in views], torch.is_autocast_enabled(inputs.device.type)))
         return logits
 
 
@@ -150,13 +151,15 @@ def _comparison(options: Distill, teacher: Trace, student: Trace, seed: int) -> 
         return COMPARISONS[options.method](teacher, student)
 
 
-def _loss(answers: TeacherAnswers, options: Distill, comparison: Comparison | None, told: list[_Told]) -> Loss:
+def _loss(
+    answers: TeacherAnswers, options: Distill, comparison: Comparison | None, observed: _Observed, told: list[_Told]
+) -> Loss:
     on_logits = decoupled_loss if options.method == "decoupled" else soft_target_loss
     weight = options.feature_weight or (comparison.weight if comparison else 0.0)
 
     def loss(student: Tensor, labels: Tensor, rows: Tensor, batch: Tensor) -> Tensor:
         (seen,) = told
-        logits, views = answers.about(rows, batch, bf16=seen.bf16)
+        logits, views = answers.about(rows, batch, bf16=seen.bf16, rehearsal=seen.by is not observed)
         value = on_logits(
             student, logits, labels, options.temperature, options.soft_weight, options.training.label_smoothing
         )

@@ -16,6 +16,26 @@ from mlites.compression.distillation.features import Comparison, Layer, Pool, Ta
 WEIGHT = 100.0
 
 
+class Regressor(nn.Module):
+    """A linear layer over channels, which for maps is a 1x1 convolution, and batch normalization.
+
+    Without the normalization, as in the paper, plain gradient descent at our learning rates diverges where a hint is
+    large, such as that of a layer before its ReLU.
+    """
+
+    def __init__(self, width: int, hint_width: int) -> None:
+        super().__init__()
+        self.mix = nn.Linear(width, hint_width, bias=False)
+        self.norm = nn.BatchNorm1d(hint_width)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(n, width, h, w), (n, tokens, width) or (n, width) -> the same with the hint's width."""
+        rows = values.movedim(1, -1) if values.dim() == 4 else values
+        mixed = self.mix(rows)
+        normed: Tensor = self.norm(mixed.flatten(0, -2)).view_as(mixed)
+        return normed.movedim(-1, 1) if values.dim() == 4 else normed
+
+
 def hint_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """Mean squared difference; the paper has half of its sum, a factor that the weight takes in.
 
@@ -29,8 +49,7 @@ def hint_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 def compare_hints(teacher: Trace, student: Trace) -> Comparison:
     """The student's middle layer with the teacher's layer of the same map size that is nearest to its middle.
 
-    Maps meet maps at the smaller size, through a 1x1 convolution; tokens meet as many tokens, anything else meets as
-    means over positions, through a linear layer.
+    Maps meet maps at the smaller size, tokens meet as many tokens, anything else meets as means over positions.
 
     Raises:
         InputError: a network has no inner layer.
@@ -48,10 +67,10 @@ def _middle(layers: Sequence[Layer]) -> Layer:
 
 
 def _views(ours: tuple[int, ...], theirs: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
-    """The student's regressor, and what the teacher's activation goes through to meet it."""
+    """What the student's activation and the teacher's go through to meet."""
     if len(ours) == len(theirs) == 3:
         size = [min(pair) for pair in zip(ours[1:], theirs[1:], strict=True)]
-        return nn.Sequential(resize(ours[1:], size), nn.Conv2d(ours[0], theirs[0], 1, bias=False), nn.BatchNorm2d(theirs[0])), resize(theirs[1:], size)
+        return nn.Sequential(resize(ours[1:], size), Regressor(ours[0], theirs[0])), resize(theirs[1:], size)
     if len(ours) == len(theirs) == 2 and ours[0] == theirs[0]:
-        return nn.Linear(ours[1], theirs[1]), nn.Identity()
-    return nn.Sequential(Pool(), nn.Linear(pooled_width(ours), pooled_width(theirs), bias=False), nn.BatchNorm1d(pooled_width(theirs))), Pool()
+        return Regressor(ours[1], theirs[1]), nn.Identity()
+    return nn.Sequential(Pool(), Regressor(pooled_width(ours), pooled_width(theirs))), Pool()
