@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from mlites.compression.quantization.calibration import Method, Range, Rows, calibrate
+from mlites.compression.quantization.hard_sigmoid import saturate_hard_sigmoids_
 from mlites.compression.quantization.scheme import (
     Layer,
     Scheme,
@@ -39,7 +40,7 @@ def quantize_static_int8(
     calibration: Method = "minmax",
     reduce_range: bool = False,
 ) -> onnx.ModelProto:
-    """Quantize every layer of a float model; equal rows give equal bytes.
+    """Quantize every layer of a float model, each tensor by its own range; equal rows give equal bytes.
 
     Args:
         model: FP32, weights inside; left unchanged.
@@ -48,14 +49,35 @@ def quantize_static_int8(
         calibration: the whole range seen, the range of least information loss, or all but the outliers.
         reduce_range: 7 bits for weights.
     """
-    scheme = static_int8(model, rows, per_channel=per_channel, calibration=calibration, reduce_range=reduce_range)
+    scheme = static_int8(
+        model,
+        rows,
+        per_channel=per_channel,
+        calibration=calibration,
+        reduce_range=reduce_range,
+        saturate=False,
+    )
     return scheme.build(frozenset())
 
 
 def static_int8(
-    model: onnx.ModelProto, rows: Rows, *, per_channel: bool, calibration: Method, reduce_range: bool
+    model: onnx.ModelProto,
+    rows: Rows,
+    *,
+    per_channel: bool,
+    calibration: Method,
+    reduce_range: bool,
+    saturate: bool = True,
 ) -> Scheme:
     """The same as a scheme, calibrated once for every choice of layers.
+
+    Args:
+        model: as above.
+        rows: as above.
+        per_channel: as above.
+        calibration: as above.
+        reduce_range: as above.
+        saturate: hard sigmoids read their input in another scale; without, every tensor keeps the range found for it.
 
     Raises:
         InputError: the model has no layer to quantize, or calibration fails.
@@ -70,7 +92,10 @@ def static_int8(
     ranges = found | {name: found[heir] for name, heir in heirs.items() if heir in found}
 
     def build(kept: frozenset[str]) -> onnx.ModelProto:
-        return _insert(prepared, layers, kept, ranges, per_channel=per_channel, reduce_range=reduce_range)
+        quantized = _insert(prepared, layers, kept, ranges, per_channel=per_channel, reduce_range=reduce_range)
+        if saturate:
+            saturate_hard_sigmoids_(quantized)
+        return quantized
 
     return Scheme(layers, build, {"calibration_rows": len(rows), "reduce_range": reduce_range})
 
@@ -120,5 +145,7 @@ def _insert(
             op_types_to_quantize=[*LAYERS, *FOLLOWERS],
             extra_options={},
         )
-        quantized: onnx.ModelProto = quantizer.quantize_model()
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    quantized: onnx.ModelProto = quantizer.model.model
     return quantized
