@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -56,12 +58,38 @@ def finish_run(folder: Path, steps: list[Step], overhead_seconds: float, git_com
 
 
 def failed_run(
-    folder: Path, run: str, recipe: Recipe, error: str, step: str | None, steps: list[Step], overhead_seconds: float
+    folder: Path,
+    run: str,
+    recipe: Recipe,
+    error: str,
+    step: str | None,
+    steps: list[Step],
+    overhead_seconds: float,
+    data: dict[str, Any] | None = None,
+    verdicts: Sequence[dict[str, Any]] = (),
 ) -> Summary:
-    """Write the files of a run that failed."""
-    summary = summarize(run, recipe, None, None, None, [], error=error, failed_step=step)
+    """Write the files of a run that failed, with what its earlier steps found.
+
+    Args:
+        folder: Takes the files.
+        run: Name of the run.
+        recipe: The whole recipe.
+        error: What failed.
+        step: Name of the step that did.
+        steps: All that came to their end.
+        overhead_seconds: Wall time less the steps' own.
+        data: The data document, if the run came that far.
+        verdicts: Of the candidates measured before.
+    """
+    summary = summarize(run, recipe, None, None, data, list(verdicts), error=error, failed_step=step)
     summary = summary.model_copy(update={"steps": steps, "overhead_seconds": overhead_seconds})
-    _write(folder, summary, Details(recipe_yaml=recipe_yaml(recipe), code_digest=os.environ.get("MLITES_CODE")))
+    details = {
+        "recipe_yaml": recipe_yaml(recipe),
+        "code_digest": os.environ.get("MLITES_CODE"),
+        "data": data,
+        "verdicts": list(verdicts),
+    }
+    _write(folder, summary, Details.model_validate(details))
     return summary
 
 

@@ -370,3 +370,14 @@ def failed_run() -> tuple[Summary, Details]:
 @pytest.fixture
 def many() -> Callable[[int], Any]:
     return make_many
+
+
+@pytest.fixture
+def verdict() -> Callable[[str], dict[str, Any]]:
+    """The verdict document of a candidate of that run."""
+    return lambda name: make_verdict(*next(one for one in CANDIDATES if one[0] == name))
+
+
+@pytest.fixture
+def data_document() -> dict[str, Any]:
+    return make_data(DIGITS)

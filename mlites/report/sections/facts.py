@@ -1,5 +1,6 @@
 """What a pass found, in words: known facts with their units, all others as they are."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -42,41 +43,56 @@ def _chance(value: float) -> str:
 
 
 Wording = tuple[str, Callable[[Any], str]]
-KNOWN: dict[str, Wording] = {
-    "agreement": ("same class as the model before it", percent),
-    "channels": ("channels", count),
+KNOWN: dict[str, Wording] = {  # in the order in which a page tells them
+    # distillation
+    "teacher_validation_accuracy": ("the teacher's accuracy", percent),
     "control_validation_accuracy": ("the same student without the teacher", percent),
-    "distinct_values": ("distinct values of a weight", count),
-    "drop_bound_points_after": ("against the float model, 95% bound", points),
-    "drop_bound_points_before_rollback": ("against the float model with every layer quantized, 95% bound", points),
-    "drop_points": ("against the float model", points),
-    "drop_points_after": ("against the float model", points),
-    "drop_points_before_rollback": ("against the float model with every layer quantized", points),
-    "evaluations": ("models tried", count),
     "gain_points": ("gained by learning from the teacher", _gain),
-    "initialized": ("layers copied from the teacher", brief),
-    "initialized_fraction": ("weights copied from the teacher", percent),
-    "kept_whole": ("layers left as they are", brief),
-    "layers_beyond_this_method": ("layers that this method does not quantize", brief),
-    "layers_kept_float": ("layers kept in float", brief),
-    "layers_quantized": ("layers quantized", count),
-    "max_abs_difference": ("largest difference of a logit", scientific),
     "p_value": ("p-value of this gain", _chance),
     "paid": ("distillation paid", _yes),
-    "ranks": ("ranks", brief),
-    "rates": ("removed of each layer", percent),
-    "reduce_range": ("weights held to 7 bits, as the processor's 8 saturate", _yes),
-    "rolled_back": ("rolled back", brief),
-    "sensitivity": ("sensitivity of each layer", brief),
-    "sensitivity_evaluations": ("models tried to rank layers", count),
-    "sparsity": ("zeros among the weights", percent),
-    "teacher_validation_accuracy": ("the teacher's accuracy", percent),
-    "validation_accuracy": ("validation accuracy", percent),
-    "validation_accuracy_before_tuning": ("accuracy before training again", percent),
     "verdict": ("compared with no teacher", brief),
+    "initialized_fraction": ("weights copied from the teacher", percent),
+    "initialized": ("layers copied from the teacher", brief),
+    "compared_layers": ("layers of student and teacher compared", brief),
+    # pruning, factorization, sharing
+    "pattern": ("weights kept", brief),
+    "channels": ("channels", count),
     "weights": ("weights", count),
     "zeros": ("zeros", count),
+    "sparsity": ("zeros among the weights", percent),
+    "distinct_values": ("distinct values", count),
+    "validation_accuracy_before": ("accuracy before this pass", percent),
+    "validation_accuracy_before_tuning": ("accuracy before training again", percent),
+    "removed": ("removed", percent),
+    "rate": ("rate", percent),
+    "rounds": ("rounds of pruning and training", brief),
+    "rates": ("removed of each layer", percent),
+    "ranks": ("ranks", brief),
+    "kept_whole": ("layers left as they are", brief),
+    "sensitivity": ("sensitivity of each layer", brief),
+    # quantization and export
+    "float_validation_accuracy": ("the float model's accuracy", percent),
+    "simulated_validation_accuracy": ("accuracy with the rounding simulated", percent),
+    "onnx_validation_accuracy": ("accuracy of the file", percent),
+    "float_size_bytes": ("size of the float file", size),
+    "weight_bits": ("bits of a weight", count),
+    "reduce_range": ("weights held to 7 bits, as the processor's 8 saturate", _yes),
+    "layers_quantized": ("layers quantized", count),
+    "layers_kept_float": ("layers kept in float", brief),
+    "layers_beyond_this_method": ("layers that this method does not quantize", brief),
+    "rolled_back": ("rolled back", brief),
+    "drop_points": ("against the float model", points),
+    "drop_points_before_rollback": ("against the float model with every layer quantized", points),
+    "drop_bound_points_before_rollback": ("against the float model with every layer quantized, 95% bound", points),
+    "drop_points_after": ("against the float model", points),
+    "drop_bound_points_after": ("against the float model, 95% bound", points),
+    "evaluations": ("models tried", count),
+    "sensitivity_evaluations": ("models tried to rank layers", count),
+    "max_abs_difference": ("largest difference of a logit", scientific),
+    "agreement": ("same class as the model before it", percent),
+    "validation_accuracy": ("validation accuracy", percent),
 }
+ORDER = {key: place for place, key in enumerate(KNOWN)}
 UNITS: dict[str, Callable[[Any], str]] = {
     "accuracy": percent,
     "bytes": size,
@@ -92,10 +108,14 @@ UNITS: dict[str, Callable[[Any], str]] = {
 
 
 def word_facts(facts: Mapping[str, Any]) -> tuple[list[Fact], list[Table]]:
-    """Figures and tables of one step, ``x_before`` and ``x_after`` (or ``x``) side by side."""
+    """Figures and tables of one step, ``x_before`` and ``x_after`` (or ``x``) side by side.
+
+    Their order and that of layers is the page's own, as a stored document has its keys by the alphabet.
+    """
     figures, tables = [], []
     told: set[str] = set()
-    for key, value in facts.items():
+    for key in sorted(facts, key=_place):
+        value = facts[key]
         if key in told:
             continue
         if pair := _pair(key, facts):
@@ -110,6 +130,20 @@ def word_facts(facts: Mapping[str, Any]) -> tuple[list[Fact], list[Table]]:
             found = _figure_or_table(label, word, value)
             (tables if isinstance(found, Table) else figures).append(found)  # type: ignore[arg-type]
     return figures, tables
+
+
+def _place(key: str) -> tuple[int, str]:
+    stem = key.removesuffix("_before").removesuffix("_after")
+    return ORDER.get(key, ORDER.get(stem, len(ORDER))), key
+
+
+def _numbered(name: str) -> list[tuple[int, str]]:
+    """Sorts layer 10 after layer 2."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _layers(value: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return sorted(value.items(), key=lambda item: _numbered(str(item[0])))
 
 
 def _pair(key: str, facts: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -147,7 +181,7 @@ def _figure_or_table(label: str, word: Callable[[Any], str], value: Any) -> Fact
         return _mapping_table(label, word, value)
     if isinstance(value, list) and value:
         if all(isinstance(one, dict) for one in value):
-            keys = list(dict.fromkeys(key for one in value for key in one))
+            keys = sorted({key for one in value for key in one}, key=_place)
             rows = [[_cell(key, one.get(key)) for key in keys] for one in value]
             return _table(label, [_wording(str(key))[0] for key in keys], rows)
         if all(isinstance(one, list) for one in value):
@@ -164,10 +198,10 @@ def _figure_or_table(label: str, word: Callable[[Any], str], value: Any) -> Fact
 def _mapping_table(label: str, word: Callable[[Any], str], value: Mapping[str, Any]) -> Table:
     """Layers down; across, the keys of what is known of each, or its one value."""
     if all(isinstance(one, dict) for one in value.values()):
-        columns = list(dict.fromkeys(key for one in value.values() for key in one))
-        rows = [[name, *(_cell(key, one.get(key)) for key in columns)] for name, one in value.items()]
+        columns = sorted({key for one in value.values() for key in one}, key=_place)
+        rows = [[name, *(_cell(key, one.get(key)) for key in columns)] for name, one in _layers(value)]
         return _table(label, ["layer", *(_wording(str(key))[0] for key in columns)], rows)
-    return _table(label, ["layer", ""], [[name, _value(word, one)] for name, one in value.items()])
+    return _table(label, ["layer", ""], [[name, _value(word, one)] for name, one in _layers(value)])
 
 
 def _cell(key: str, value: Any) -> str:
@@ -196,7 +230,7 @@ def _sensitivity(value: Any) -> Table | None:
                 percent(one["rate"], 0) + (" (protected)" if name in protected else ""),
                 *(points(drop) for drop in one["drops_points"]),
             ]
-            for name, one in value["layers"].items()
+            for name, one in _layers(value["layers"])
         ]
         columns = ["layer", "rate given", *(f"at {percent(rate, 0)}" for rate in probed)]
     except (TypeError, KeyError, AttributeError, ValueError):

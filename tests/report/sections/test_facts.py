@@ -39,8 +39,8 @@ def test_the_sensitivity_analysis_is_a_table_of_layers_and_rates():
     (table,) = word_facts({"sensitivity": value})[1]
     assert table.columns == ["layer", "rate given", "at 25%", "at 50%"]
     assert table.rows == [
-        ["stem", "10% (protected)", "−0.50 points", "−12.25 points"],  # noqa: RUF001
         ["conv", "70%", "±0 points", "+0.10 points"],
+        ["stem", "10% (protected)", "−0.50 points", "−12.25 points"],  # noqa: RUF001
     ]
 
 
@@ -55,12 +55,27 @@ def test_facts_of_each_layer_become_tables():
         ["output", "it gives the classes"]
     ]
     assert words(ranks={"conv": [4, 8]})["ranks"].rows == [["conv", "4, 8"]]
-    found = words(rounds=[{"removed": 0.5, "validation_accuracy": 0.9}, {"removed": 0.75}])["rounds"]
-    assert (found.columns, found.rows) == (["removed", "validation accuracy"], [["0.5000", "90.00%"], ["0.7500", "–"]])  # noqa: RUF001
+    found = words(rounds=[{"removed": 0.5, "validation_accuracy": 0.9}, {"removed": 0.75}])[
+        "rounds of pruning and training"
+    ]
+    assert (found.columns, found.rows) == (["removed", "validation accuracy"], [["50.00%", "90.00%"], ["75.00%", "–"]])  # noqa: RUF001
     nested = words(layers={"a": {"bits": 4, "weight_sparsity": 0.5}, "b": {"bits": 8}})["layers"]
     assert nested.columns == ["layer", "bits", "weight sparsity"]
     assert nested.rows == [["a", "4", "50.00%"], ["b", "8", "–"]]  # noqa: RUF001
     assert words(compared_layers=[["a", "b"], ["c"]])["compared layers"].rows == [["a", "b"], ["c", ""]]
+
+
+def test_layers_stand_in_the_order_of_their_numbers_whatever_the_documents():
+    names = ["blocks.10.conv", "blocks.2.conv", "blocks.2.conv1", "stem"]
+    found = words(ranks={name: [1] for name in reversed(sorted(names))})["ranks"]
+    assert [row[0] for row in found.rows] == ["blocks.2.conv", "blocks.2.conv1", "blocks.10.conv", "stem"]
+
+
+def test_what_a_pass_found_is_told_in_one_order_however_it_is_stored():
+    facts = {"zeros": 9, "new": 1, "sparsity": 0.9, "weights": 10, "channels_after": 3, "channels_before": 4}
+    expected = ["channels", "weights", "zeros", "zeros among the weights", "new"]
+    for stored in (facts, dict(sorted(facts.items())), dict(sorted(facts.items(), reverse=True))):
+        assert list(words(**stored)) == expected
 
 
 def test_short_lists_are_a_line_and_long_ones_a_table_cut_at_its_length():
