@@ -62,7 +62,10 @@ def test_facts_of_each_layer_become_tables():
     nested = words(layers={"a": {"bits": 4, "weight_sparsity": 0.5}, "b": {"bits": 8}})["layers"]
     assert nested.columns == ["layer", "bits", "weight sparsity"]
     assert nested.rows == [["a", "4", "50.00%"], ["b", "8", "–"]]  # noqa: RUF001
-    assert words(compared_layers=[["a", "b"], ["c"]])["compared layers"].rows == [["a", "b"], ["c", ""]]
+    assert words(compared_layers=[["a", "b"], ["c"]])["layers of student and teacher compared"].rows == [
+        ["a", "b"],
+        ["c", ""],
+    ]
 
 
 def test_layers_stand_in_the_order_of_their_numbers_whatever_the_documents():
