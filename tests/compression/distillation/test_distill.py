@@ -25,6 +25,7 @@ from mlites.models.checkpoint import save_model
 from mlites.recipe import MLP, Distill, ResNet
 from mlites.training.loop import TrainingData, train
 from tests.compression.distillation.networks import Staged, Transformer, Unsteady
+from tests.compression.users_networks import Excited, Inception, Patches
 
 METHODS = ["soft-targets", "hints", "attention", "relational", "decoupled", "triple"]
 NARROW = ResNet(family="resnet", depth=8, width=4)
@@ -98,8 +99,15 @@ USERS: dict[str, Callable[[], nn.Module]] = {
     "resnet": narrow,
     "staged": Staged,
     "transformer": Transformer,
+    "inception": Inception,
+    "excited": Excited,
+    "patches": Patches,
 }
-PAIRS = [("resnet", "mlp"), ("mlp", "staged"), ("staged", "transformer"), ("transformer", "resnet")]
+WITHOUT_MAPS = ("mlp", "transformer")
+PAIRS = [
+    *(("resnet", "mlp"), ("mlp", "staged"), ("staged", "transformer"), ("transformer", "resnet")),
+    *(("resnet", "inception"), ("inception", "excited"), ("excited", "patches")),
+]
 
 
 @pytest.mark.parametrize(("teacher", "student"), PAIRS)
@@ -108,13 +116,14 @@ def test_any_pair_works_or_is_refused_with_the_reason(
     method: str, teacher: str, student: str, pictures: TrainingData
 ) -> None:
     torch.manual_seed(0)
+    networks = USERS[teacher](), USERS[student]()
     chosen = options(method, training={"epochs": 1, "augmentation": ("crop",)})
-    if method == "attention":
-        flat = USERS[student if student in ("mlp", "transformer") else teacher]()
-        with pytest.raises(InputError, match=rf"\({type(flat).__name__}\) has no maps to compare"):
-            distill_module(USERS[teacher](), USERS[student](), pictures, chosen, 0)
+    flat = [one for name, one in zip((teacher, student), networks, strict=True) if name in WITHOUT_MAPS]
+    if method == "attention" and flat:
+        with pytest.raises(InputError, match=rf"\({type(flat[0]).__name__}\) has no maps to compare"):
+            distill_module(*networks, pictures, chosen, 0)
         return
-    result, _, _ = distill_module(USERS[teacher](), USERS[student](), pictures, chosen, 0)
+    result, _, _ = distill_module(*networks, pictures, chosen, 0)
     assert result(pictures.inputs[:5]).shape == (5, 3)
 
 
