@@ -20,6 +20,7 @@ from mlites.models.card import ModelCard, read_card, write_model_folder
 from mlites.models.checkpoint import load_model, load_weights_, save_model
 from mlites.recipe import QAT, Distill, Factorize, Prune, Quantize, Share, Teacher, Training
 from mlites.training.loop import TrainingData, evaluate, train
+from mlites.training.transfer import transfer
 
 
 def train_teacher(
@@ -30,7 +31,7 @@ def train_teacher(
     given: Path | None = None,
     checkpoint: Path | None = None,
 ) -> ModelCard:
-    """Train the teacher, or take over the user's own.
+    """Train the teacher, or take over the user's own, as it is or transferred to this data.
 
     Args:
         teacher: one of an architecture to train, a model folder, a factory with weights.
@@ -38,11 +39,12 @@ def train_teacher(
         seed: of initial weights and all draws in training.
         folder: where the model goes; replaced whole.
         given: local copy of the user's model folder or safetensors file, where the recipe names one.
-        checkpoint: file that outlives a killed run.
+        checkpoint: place that outlives a killed run.
 
     Raises:
         InputError: the model does not fit the data, or does not load.
     """
+    transferred = {"transfer": teacher.transfer.model_dump(mode="json")} if teacher.transfer else {}
     if teacher.architecture is not None:
         options = teacher.training or Training()
         module = build_model(teacher.architecture, dataset.input_shape, len(dataset.classes), seed)
@@ -53,14 +55,31 @@ def train_teacher(
         raise InputError("teacher: the recipe names a model or weights, but no local copy of them was given")
     if teacher.model is not None:
         module, card = load_model(given)
-        _check_fits(card, dataset)
-        return save_model(folder, module, card)
+        if not teacher.transfer:
+            _check_fits(card, dataset)
+            return save_model(folder, module, card)
+        if card.input_shape != dataset.input_shape:
+            raise InputError(
+                f"the pretrained model takes rows of shape {card.input_shape}, the data has {dataset.input_shape}; "
+                f"transfer changes the classes alone: bring the data to the model's shape, or start from another model"
+            )
+        data, classes = _training_data(card, dataset), dataset.classes
+        module, history = transfer(
+            module, data, teacher.transfer, seed, classes_count=len(classes), checkpoint=checkpoint
+        )
+        # build_model takes the width of the output from the card's classes; of a factory it is recorded as a size
+        return _save(folder, module, card, dataset, "train", transferred, seed, history, classes=classes)
     architecture = {"family": "factory", "factory": teacher.factory, "options": teacher.options}
     module = build_model(architecture, dataset.input_shape, len(dataset.classes), seed)
     load_weights_(module, given)
     card = _new_card(dataset, architecture)
+    what = {"factory": teacher.factory, **transferred}
+    if teacher.transfer:
+        data, count = _training_data(card, dataset), len(card.classes)
+        module, history = transfer(module, data, teacher.transfer, seed, classes_count=count, checkpoint=checkpoint)
+        return _save(folder, module, card, dataset, "train", what, seed, history)
     _check_answers(module.eval(), card)
-    return _save(folder, module, card, dataset, "train", {"factory": teacher.factory}, None, None)
+    return _save(folder, module, card, dataset, "train", what, None, None)
 
 
 def distill(
@@ -326,7 +345,10 @@ def _was_made_sparse(card: ModelCard) -> bool:
 def _origin(card: ModelCard) -> Origin | None:
     """The training that a model comes from, where it is one that can be repeated."""
     first = card.provenance[0] if card.provenance else {}
-    draws_anew = any(entry["step"] == "distill" and entry["options"]["student"] for entry in card.provenance)
+    draws_anew = any(
+        (entry["step"] == "distill" and entry["options"]["student"]) or "transfer" in entry["options"]
+        for entry in card.provenance
+    )
     if draws_anew or first.get("step") != "train" or "epochs" not in first["options"]:
         return None
     seed: int = first["seed"]
