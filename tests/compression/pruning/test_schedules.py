@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlites.compression.pruning.schedules import equal_steps, geometric, gradual
@@ -24,6 +24,7 @@ def test_gradual_waits_before_and_holds_after() -> None:
 
 
 @given(st.floats(0.01, 0.99), st.integers(2, 30))
+@settings(deadline=None)
 def test_every_schedule_rises_to_the_amount_itself(final: float, rounds: int) -> None:
     for rates in (
         [gradual(done, final) for done in np.linspace(0, 1, 40)],

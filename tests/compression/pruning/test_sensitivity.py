@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -19,6 +19,7 @@ curves = st.lists(
 
 
 @given(curves, st.floats(0.05, 0.85))
+@settings(deadline=None)
 def test_total_is_the_amount_and_no_layer_goes_beyond_the_highest_rate_tried(
     layers: list[tuple[list[float], int]], amount: float
 ) -> None:
