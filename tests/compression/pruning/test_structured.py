@@ -12,7 +12,7 @@ from mlites.compression.cost import count_cost
 from mlites.compression.pruning.structured import prune_structured
 from mlites.errors import InputError
 from mlites.models.build import build_model
-from mlites.recipe import MLP, ResNet
+from mlites.recipe import MLP, MobileNetV3, ResNet
 
 
 def trained_like(module: nn.Module) -> nn.Module:
@@ -68,6 +68,15 @@ def test_amount_is_the_share_removed_and_widths_are_multiples(amount: float, rou
     widths = {layer.out_channels for layer in pruned.modules() if isinstance(layer, nn.Conv2d)}
     assert all(width % round_to == 0 for width in widths)
     assert pruned(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
+
+
+def test_squeeze_and_excitation_follows_the_channels_it_weighs() -> None:
+    """MobileNetV3: depthwise convolutions, residuals, and layers that see the mean of every channel."""
+    module = trained_like(build_model(MobileNetV3(family="mobilenet-v3", width=0.25), (1, 16, 16), 3, seed=0))
+    pruned, facts = prune_structured(module, (1, 16, 16), 0.5, 8)
+    removed = 1 - facts["channels_after"] / facts["channels_before"]
+    assert facts["kept_whole"] == {} and removed == pytest.approx(0.5, abs=0.03)
+    assert facts["macs_after"] < 0.5 * facts["macs_before"] and pruned(torch.zeros(2, 1, 16, 16)).shape == (2, 3)
 
 
 def test_input_is_left_unchanged() -> None:
