@@ -15,9 +15,9 @@ from mlites.compression.factorization.candidates import Candidate
 from mlites.compression.factorization.parts import check_plain, convolution
 from mlites.compression.factorization.ranks import WIDTH, Choice, that_save
 
-ITERATIONS = 100
-TOLERANCE = 1e-6  # change of the relative error at which the fit has settled
-PENALTY = 1e-5  # on squared norms of the factors, for a weight of norm 1
+SWEEPS = 300
+TOLERANCE = 1e-5  # change of the missed fraction of the squared norm at which the fit has settled
+PENALTY = 1e-4  # on the factors, for a weight of norm 1; fits are as good, their components 4 times smaller
 
 Factors = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -70,25 +70,45 @@ def fit_cp(weight: Tensor, rank: int, seed: int) -> Factors:
     Returns:
         Factors (out, r), (in, r), (height, r), (width, r) in float64, the norm of each product split evenly.
     """
-    import tensorly  # takes a second
-    from tensorly.decomposition import parafac
-
     tensor = weight.detach().double()
     norm = tensor.norm()
-    with tensorly.backend_context("pytorch", local_threadsafe=True):
-        _, factors = parafac(
-            tensor / norm,
-            rank,
-            n_iter_max=ITERATIONS,
-            tol=TOLERANCE,
-            init=(None, _start(tensor, rank, seed)),
-            l2_reg=PENALTY,
-            linesearch=True,
-        )
+    tensor, factors, error = tensor / norm, _start(tensor, rank, seed), 2.0
+    for _ in range(SWEEPS):
+        before = error
+        factors, error = sweep(tensor, factors)
+        if abs(before - error) < TOLERANCE:
+            break
     norms = [factor.norm(dim=0).clamp_min(1e-30) for factor in factors]
     share = (norm * torch.stack(norms).prod(0)) ** 0.25
     outs, ins, columns, rows = (factor / own * share for factor, own in zip(factors, norms, strict=True))
     return outs, ins, columns, rows
+
+
+def sweep(tensor: Tensor, factors: Factors) -> tuple[Factors, float]:
+    """Solve for each factor once, the other three held.
+
+    The same as a general routine's sweep, but the sums over ``in`` and ``out``, nearly all of the work, are products of
+    matrices and shared by the factors: more than ten times as fast.
+
+    Args:
+        tensor: (out, in, height, width) of norm 1.
+        factors: as of ``fit_cp``.
+
+    Returns:
+        The new factors, and the squared norm of what they miss.
+    """
+    outs, ins, columns, rows = factors
+    kernels = columns[:, None] * rows  # (height, width, r)
+    seen = tensor.permute(0, 2, 3, 1) @ ins  # (out, height, width, r)
+    outs = _solve((seen * kernels).sum((1, 2)), ins, columns, rows)
+    seen = tensor.permute(1, 2, 3, 0) @ outs  # (in, height, width, r)
+    ins = _solve((seen * kernels).sum((1, 2)), outs, columns, rows)
+    seen = (seen * ins[:, None, None]).sum(0)  # (height, width, r)
+    columns = _solve((seen * rows).sum(1), outs, ins, rows)
+    target = (seen * columns[:, None]).sum(0)  # (width, r)
+    rows = _solve(target, outs, ins, columns)
+    kept = 2 * (target * rows).sum() - (_gram(outs, ins, columns) * (rows.T @ rows)).sum()
+    return (outs, ins, columns, rows), 1 - float(kept)
 
 
 def kept_energy(weight: Tensor, factors: Factors) -> float:
@@ -101,7 +121,7 @@ def kept_energy(weight: Tensor, factors: Factors) -> float:
 def cp_choices(candidate: Candidate) -> list[Choice]:
     """What each rank costs and at most keeps, multiples of 8 as far as they save anything.
 
-    No closed form gives the energy, and fits at every rank take minutes. But a sum of r products, seen as a matrix of
+    No closed form gives the energy, and a fit at every rank takes long. But a sum of r products, seen as a matrix of
     (out, height) by (in, width) or of (out, width) by (in, height), has rank r at most: so it keeps no more than the
     best of that rank.
     """
@@ -138,12 +158,27 @@ def cp_by_energy(candidate: Candidate, choices: Sequence[Choice], energy: float,
     return choices[index] if index < len(choices) else None
 
 
-def _start(tensor: Tensor, rank: int, seed: int) -> list[Tensor]:
+def _gram(*factors: Tensor) -> Tensor:
+    """Inner products (r, r) of the products of vectors."""
+    return torch.stack([factor.T @ factor for factor in factors]).prod(0)
+
+
+def _solve(target: Tensor, *others: Tensor) -> Tensor:
+    """The factor (size, r) whose products with the others come nearest."""
+    gram = _gram(*others)
+    gram.diagonal().add_(PENALTY)
+    solved: Tensor = torch.linalg.solve(gram, target, left=False)
+    return solved
+
+
+def _start(tensor: Tensor, rank: int, seed: int) -> Factors:
     """Leading singular vectors of each axis, filled up with random ones where the rank is higher than the axis long."""
     generator = Generator().manual_seed(seed)
-    factors = []
-    for axis, size in enumerate(tensor.shape):
-        vectors = torch.linalg.svd(tensor.transpose(0, axis).flatten(1), full_matrices=False).U[:, :rank]
-        more = torch.randn(size, rank - vectors.shape[1], generator=generator, dtype=tensor.dtype)
-        factors.append(torch.cat([vectors, more.to(tensor.device)], 1))
-    return factors
+
+    def vectors(axis: int) -> Tensor:
+        unfolded = tensor.transpose(0, axis).flatten(1)
+        leading = torch.linalg.svd(unfolded, full_matrices=False).U[:, :rank]
+        more = torch.randn(len(unfolded), rank - leading.shape[1], generator=generator, dtype=tensor.dtype)
+        return torch.cat([leading, more.to(tensor.device)], 1)
+
+    return vectors(0), vectors(1), vectors(2), vectors(3)
