@@ -134,9 +134,18 @@ def _find_source(source: Path | None, cards: Sequence[ModelCard], dataset: Datas
     return ([], 0) if card.files == cards[0].files else ([source / "model.onnx"], 2)
 
 
+def share_time(models: int, seconds: float) -> float:
+    """Seconds for each model: a third takes most of its time from the other two's.
+
+    >>> share_time(2, 1.5), share_time(3, 1.5)
+    (1.5, 1.3333333333333333)
+    """
+    return seconds * min(1.0, 2 * LONGER / models)
+
+
 def _measure(models: Sequence[Path], rows: NDArray[np.float32], hardware: Hardware) -> list[Latency]:
-    """All in the same rounds; a third model takes most of its time from the other two's."""
-    seconds = hardware.seconds * min(1.0, 2 * LONGER / len(models))
+    """All in the same rounds."""
+    seconds = share_time(len(models), hardware.seconds)
     return measure_latency(models, rows, threads=hardware.threads, batch=hardware.batch, seconds=seconds)
 
 

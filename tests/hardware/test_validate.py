@@ -1,5 +1,4 @@
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from mlites.data.dataset import Dataset
 from mlites.errors import InputError
 from mlites.files import canonical_json
 from mlites.hardware.selection import select
-from mlites.hardware.validate import validate
+from mlites.hardware.validate import share_time, validate
 from mlites.models.card import read_card
 from mlites.recipe import Budget, Hardware
 from tests.hardware.networks import forward, make_model, make_weights
@@ -93,16 +92,10 @@ def test_a_source_that_is_measured_anyway_is_not_measured_twice(dataset: Dataset
     assert not_quantized["speedup_over_source"] is not_quantized["speedup_over_source_interval"] is None
 
 
-def test_a_third_model_lengthens_the_measurement_by_at_most_a_third(dataset: Dataset, model_folder: ModelFolder):
-    teacher, candidate, source = (model_folder(name, onnx_bytes(seed)) for seed, name in enumerate("abc"))
-    hardware = Hardware(seconds=0.9)
-    begin = time.perf_counter()
-    two = validate(candidate, teacher, dataset, hardware, "two", [])
-    between = time.perf_counter()
-    three = validate(candidate, teacher, dataset, hardware, "three", [], source)
-    end = time.perf_counter()
-    assert end - between < 4 / 3 * (between - begin) + 0.5  # loading a third file ten times
-    assert three["rounds"] > 0.5 * two["rounds"]
+@pytest.mark.parametrize("seconds", [0.1, 2.0, 600.0])
+def test_a_third_model_lengthens_the_measurement_by_a_third(seconds: float):
+    assert share_time(2, seconds) == seconds
+    assert 3 * share_time(3, seconds) == pytest.approx(4 / 3 * 2 * share_time(2, seconds))
 
 
 @pytest.mark.parametrize(
