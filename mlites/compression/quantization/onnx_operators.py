@@ -239,9 +239,7 @@ def _pad(
     mode = {"edge": "replicate", "wrap": "circular"}.get(attributes.get("mode", "constant"), attributes.get("mode"))
     if mode in (None, "constant"):
         return F.pad(x, sides, value=0.0 if fill is None else float(fill))
-    while sides[-2:] == [0, 0]:
-        del sides[-2:]
-    return F.pad(x, sides, mode=mode)
+    return F.pad(x, sides[:-4], mode=mode)  # of rows and channels torch repeats none
 
 
 def _where(_: Attributes, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -106,19 +106,18 @@ def find_places(quantized: onnx.ModelProto, prepared: onnx.ModelProto) -> Places
                 node.input[1], node.input[2], -zero_point * scale, (255 - zero_point) * scale
             )
             origins[pair.output[0]] = name
-    for node in graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in values:
-            name = node.input[0].removesuffix(SUFFIX)
-            axis = next((one.i for one in node.attribute if one.name == "axis"), 1)
-            stored = Stored(node.input[1], node.input[2], axis if values[node.input[1]].size > 1 else None)
-            origins[node.output[0]] = name
-            kind = values[node.input[0]].dtype
-            if kind == np.int32:
-                layer = next(one for one in graph.node if node.output[0] in one.input)
-                source, weight = (origins[one] for one in layer.input[:2])
-                places.biases[name] = Bias(stored, source, weight, factors.get(name, 1.0))
-            else:
-                (places.weights if kind == np.int8 else places.constants)[name] = stored
+    stored = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in values]
+    origins |= {node.output[0]: node.input[0].removesuffix(SUFFIX) for node in stored}
+    for node in stored:
+        name, kind = origins[node.output[0]], values[node.input[0]].dtype
+        axis = next((one.i for one in node.attribute if one.name == "axis"), 1)
+        place = Stored(node.input[1], node.input[2], axis if values[node.input[1]].size > 1 else None)
+        if kind == np.int32:
+            layer = next(one for one in graph.node if node.output[0] in one.input)
+            source, weight = (origins[one] for one in layer.input[:2])
+            places.biases[name] = Bias(place, source, weight, factors.get(name, 1.0))
+        else:
+            (places.weights if kind == np.int8 else places.constants)[name] = place
     return places
 
 
