@@ -2,14 +2,18 @@
 
 Source: Zhao, Cui, Song, Qiu & Liang (2022), "Decoupled Knowledge Distillation". Hinton's loss is the sum of both parts
 with weight 1 and 1 - p, where p is the teacher's probability of the label: the surer the teacher, the less the other
-classes would count. The paper's warm-up of the loss over 20 epochs is left out: one-cycle warms up the learning rate.
+classes would count.
+
+The paper tunes beta to the teacher, 8 for ResNets on CIFAR-100, and lets the loss grow over the first 20 epochs. We
+train for fewer and without that; then 8 does harm (on 300 digits, means of 3 seeds: 92.3% with 8, 94.9% with 2, 92.7%
+without a teacher).
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ALPHA, BETA = 1.0, 8.0  # the paper's for ResNets on CIFAR-100
+ALPHA, BETA = 1.0, 2.0
 
 
 def decoupled_loss(
