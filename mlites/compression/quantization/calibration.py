@@ -83,6 +83,8 @@ def entropy_bins(counts: NDArray[np.int64], levels: int) -> int:
     """
     best, least = len(counts), np.inf
     total = np.cumsum(counts)
+    if not total[-1]:
+        return best
     for kept in range(levels, len(counts) + 1, STEP):
         inner = counts[:kept]
         starts = np.arange(levels) * kept // levels
@@ -91,9 +93,9 @@ def entropy_bins(counts: NDArray[np.int64], levels: int) -> int:
         rounded = np.repeat(each, np.diff(starts, append=kept)) * filled
         clipped = inner.astype(np.float64)
         clipped[-1] += total[-1] - total[kept - 1]
-        if clipped[-1] and not filled[-1]:
+        if not total[kept - 1] or (clipped[-1] and not filled[-1]):
             continue
-        p, q = clipped[filled] / max(total[-1], 1), rounded[filled] / max(total[kept - 1], 1)
+        p, q = clipped[filled] / total[-1], rounded[filled] / total[kept - 1]
         loss = float(np.sum(p * np.log(p / q)))
         if loss < least:
             best, least = kept, loss
@@ -105,7 +107,7 @@ def percentile_range(counts: NDArray[np.int64], range_: Range, percentile: float
     edges = np.linspace(*range_, len(counts) + 1)
     below = np.cumsum(counts)
     cut = (1 - percentile / 100) / 2 * below[-1]
-    first = int(np.searchsorted(below, cut, side="right"))
+    first = int(np.searchsorted(below, cut))
     last = int(np.searchsorted(below, below[-1] - cut))
     return float(edges[first]), float(edges[last + 1])
 

@@ -1,8 +1,8 @@
 """INT4 for weights alone: blocks of a matrix's column share a scale and a zero point, activations stay float.
 
-Source: Frantar et al. (2023), "GPTQ", section 4, for groups of weights; rounding is to nearest, with the range of each
-block narrowed where that makes its error smaller. The product is ONNX Runtime's MatMulNBits: the standard form, a
-DequantizeLinear before each product, is widened anew in every call, which took ten times as long as FP32.
+Source: Frantar et al. (2023), "GPTQ", section 4, for groups of weights; rounding is to nearest. The product is ONNX
+Runtime's MatMulNBits: the standard form, a DequantizeLinear before each product, is widened anew in every call, which
+took ten times as long as FP32.
 """
 
 import numpy as np
@@ -17,7 +17,6 @@ from onnxruntime.quantization.onnx_model import ONNXModel  # isort: skip
 
 LEVELS = 15
 SMALLEST = 1024  # weights in a matrix for which the gain exceeds the cost of a private operator
-NARROWED = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a block's range
 INT8_ACTIVATIONS = (
     4  # MatMulNBits rounds each block of activations to 8 bits within the product, which is its fast path
 )
@@ -68,19 +67,10 @@ def quantize_blocks(
     padded[:rows] = matrix
     pieces = np.ascontiguousarray(padded.T).reshape(columns, blocks, block_size)
     low, high = np.minimum(pieces.min(2), 0), np.maximum(pieces.max(2), 0)
-    best = np.full((columns, blocks), np.inf, np.float32)
-    values = np.zeros(pieces.shape, np.uint8)
-    scales, zeros = np.ones((columns, blocks), np.float32), np.zeros((columns, blocks), np.uint8)
-    for part in NARROWED:
-        scale = (high - low) * np.float32(part / LEVELS)
-        scale[scale == 0] = 1
-        zero = np.clip(np.round(-low * np.float32(part) / scale), 0, LEVELS)
-        rounded = np.clip(np.round(pieces / scale[..., None]) + zero[..., None], 0, LEVELS)
-        error = np.square((rounded - zero[..., None]) * scale[..., None] - pieces).sum(2)
-        better = error < best
-        best[better], scales[better], zeros[better], values[better] = (
-            each[better] for each in (error, scale, zero.astype(np.uint8), rounded.astype(np.uint8))
-        )
+    scales = (high - low) / np.float32(LEVELS)
+    scales[scales == 0] = 1
+    zeros = np.round(-low / scales).astype(np.uint8)
+    values = np.clip(np.round(pieces / scales[..., None]) + zeros[..., None], 0, LEVELS).astype(np.uint8)
     return values, scales, zeros
 
 

@@ -1,0 +1,89 @@
+"""Four bits in blocks: rounding as defined, the library's format, and no claim on convolutions."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from mlites.compression.quantization.int4 import int4, quantize_blocks
+from mlites.errors import InputError
+from mlites.export import answers, export_onnx
+
+NONE: frozenset[str] = frozenset()
+
+
+def widen(values: np.ndarray, scales: np.ndarray, zeros: np.ndarray, rows: int) -> np.ndarray:
+    """(k, n) back from blocks."""
+    wide = (values.astype(np.float64) - zeros[..., None]) * scales[..., None]
+    return np.asarray(wide.reshape(len(values), -1).T[:rows])
+
+
+def nearest(matrix: np.ndarray, block: int) -> np.ndarray:
+    """Round each block of a column to 16 even steps between its least and largest value, by the book."""
+    wide = np.zeros(matrix.shape)
+    for column in range(matrix.shape[1]):
+        for start in range(0, len(matrix), block):
+            piece = matrix[start : start + block, column].astype(np.float64)
+            low, high = min(piece.min(), 0), max(piece.max(), 0)
+            scale = (high - low) / 15
+            zero = np.round(-low / scale)
+            wide[start : start + block, column] = (np.clip(np.round(piece / scale) + zero, 0, 15) - zero) * scale
+    return wide
+
+
+@pytest.mark.parametrize(("rows", "block"), [(64, 32), (50, 16), (128, 128), (33, 32)])
+def test_blocks_are_rounded_to_nearest(rows: int, block: int) -> None:
+    matrix = np.random.default_rng(0).standard_t(4, size=(rows, 6)).astype(np.float32)
+    found = widen(*quantize_blocks(matrix, block), rows)
+    plain = nearest(matrix, block)
+    assert np.square(found - matrix).sum() == pytest.approx(np.square(plain - matrix).sum(), rel=1e-3, abs=1e-9)
+    assert np.mean(np.abs(found - plain) < 1e-5) > 0.98  # the others lie between two steps
+
+
+def test_sixteen_even_values_are_exact() -> None:
+    matrix = (np.arange(32).reshape(-1, 1) % 16 - 5).astype(np.float32) * 0.25
+    values, scales, zeros = quantize_blocks(matrix, 32)
+    assert np.array_equal(widen(values, scales, zeros, 32), matrix)
+    assert scales.item() == 0.25 and zeros.item() == 5 and set(values.ravel()) == set(range(16))
+
+
+def test_a_block_of_zeros_stays_zero() -> None:
+    assert not widen(*quantize_blocks(np.zeros((32, 2), np.float32), 32), 32).any()
+
+
+@pytest.mark.parametrize("block", [16, 32, 64])
+@pytest.mark.parametrize("width", [64, 100])
+def test_the_runtime_computes_with_the_rounded_matrix(block: int, width: int) -> None:
+    torch.manual_seed(0)
+    model = export_onnx(nn.Linear(width, 40, bias=True), (width,))
+    rows = np.random.default_rng(0).normal(size=(30, width)).astype(np.float32)
+    weight = next(onnx.numpy_helper.to_array(one) for one in model.graph.initializer if len(one.dims) == 2)
+    bias = next(onnx.numpy_helper.to_array(one) for one in model.graph.initializer if len(one.dims) == 1)
+    matrix = weight if weight.shape == (width, 40) else weight.T
+    expected = rows @ widen(*quantize_blocks(matrix, block), width) + bias
+    found = answers(int4(model, block).build(NONE), rows)
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()  # activations are rounded to 8 bits
+
+
+def test_attention_keeps_its_answers_and_loses_its_bytes(
+    networks: dict[str, onnx.ModelProto], pictures: np.ndarray
+) -> None:
+    scheme = int4(networks["attention"], 32)
+    model = scheme.build(NONE)
+    onnx.checker.check_model(model)
+    expected, found = answers(networks["attention"], pictures), answers(model, pictures)
+    assert np.square(found - expected).sum() < 0.05 * np.square(expected).sum()
+    weights = sum(layer.weights for layer in scheme.layers)
+    assert networks["attention"].ByteSize() - model.ByteSize() > 0.7 * 4 * weights
+    kept = scheme.build(frozenset({scheme.layers[0].name}))
+    kinds = [[node.op_type for node in one.graph.node].count("MatMulNBits") for one in (model, kept)]
+    assert kinds == [len(scheme.layers), len(scheme.layers) - 1]
+
+
+def test_convolutions_alone_are_refused_with_the_small_matrices(networks: dict[str, onnx.ModelProto]) -> None:
+    with pytest.raises(InputError, match=r"1024 weights and 32 rows .* has MatMul 1 \(32x4\); use method: static"):
+        int4(networks["resnet"], 32)
+    model = export_onnx(nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten()), (1, 8, 8))
+    with pytest.raises(InputError, match="this model has none"):
+        int4(model, 32)
