@@ -138,7 +138,9 @@ def test_budget_is_kept_and_nearly_used_up(resnet: nn.Module, method: str, budge
 @pytest.mark.parametrize("method", ["tucker", "cp"])
 def test_each_replaced_layer_keeps_the_energy_asked_for(method: str) -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 3, stride=2), nn.Conv2d(16, 16, 3))
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1, stride=2)
+    )
     macs = []
     for energy in (0.2, 0.4):
         module, facts = factorize_layers(network, torch.randn(1, *SHAPE), options(method, energy=energy), 0)
