@@ -45,7 +45,7 @@ def test_every_candidate_becomes_a_model_folder_and_the_best_is_named(model: Pat
     assert selection["selected"] in ("c0", "c1") and json.loads((tmp_path / "selection.json").read_text()) == selection
     card = read_card(tmp_path / "c1")
     assert [entry["step"] for entry in card.provenance] == ["train", "prune", "distill", "export", "quantize"]
-    assert [line for line in said if line.startswith("prune")][0] == "prune structured 50%"
+    assert next(line for line in said if line.startswith("prune")) == "prune structured 50%"
     assert selection["candidates"][0]["size_ratio"] > 1.5
 
 
@@ -82,7 +82,7 @@ def test_the_command_prints_each_candidate_and_the_reason(model: Path, tmp_path:
 
 
 def test_what_is_no_model_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file or folder; give an mlites model folder or an .onnx file"):
+    with pytest.raises(InputError, match="no such file or folder; give an mlites model folder"):
         compress(tmp_path / "absent", recipe([PRUNE]), tmp_path / "out", lambda _: None)
 
 

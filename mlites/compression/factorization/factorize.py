@@ -158,9 +158,10 @@ def _by_budget(
     fixed = macs - sum(one.whole.macs for one in candidates.values())
     least = fixed + sum(min(one.macs for one in found) for found in choices.values())
     if least > budget * macs:
+        whole = "; ".join(f"{name}: {reason}" for name, reason in list(kept_whole.items())[:3]) or "none stays whole"
         raise InputError(
             f"budget {budget:g} is out of reach: layers that stay whole and the lowest ranks of the others take "
-            f"{least / macs:.3f} of the multiply-accumulates; raise budget"
+            f"{least / macs:.3f} of the multiply-accumulates; raise budget ({whole})"
         )
     everything = {name: [*found, candidates[name].whole] for name, found in choices.items()}
     chosen = by_budget(everything, budget * macs - fixed)

@@ -5,7 +5,7 @@ over the group, or by any other score of single weights.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,7 +177,7 @@ def _groups(module: nn.Module, example: Tensor, scores: Mapping[str, Tensor] | N
     graph = _trace(module, example)
     names = {layer: name for name, layer in module.named_modules()}
     groups = []
-    for group in graph.get_all_groups(ignored_layers=outputs, root_module_types=WEIGHTED):
+    for group in _dependent_layers(graph, outputs):
         root = group[0].dep.target.module
         layers, obstacle = [], None
         importance, parts = torch.zeros(graph.get_out_channels(root)), 0
@@ -204,6 +204,31 @@ def _groups(module: nn.Module, example: Tensor, scores: Mapping[str, Tensor] | N
                 parts += 1
         groups.append(_Group(root, names[root], tuple(dict.fromkeys(layers)), importance / max(parts, 1), obstacle))
     return groups
+
+
+def _dependent_layers(graph: Any, outputs: list[nn.Module]) -> Iterator[Any]:
+    """Torch-Pruning's groups; of one that joins narrower layers, as a concatenation does, a group for each of them.
+
+    Pruned as a whole it could lose one of them altogether, and rounding would not see their widths.
+    """
+    for group in graph.get_all_groups(ignored_layers=outputs, root_module_types=WEIGHTED):
+        width, joined = graph.get_out_channels(group[0].dep.target.module), dict[nn.Module, None]()
+        for item in group:
+            layer = item.dep.target.module
+            outgoing = isinstance(layer, WEIGHTED) and graph.is_out_channel_pruning_fn(item.dep.handler)
+            if outgoing and getattr(layer, "groups", 1) == 1 and graph.get_out_channels(layer) < width:
+                joined[layer] = None
+        if not joined:
+            yield group
+        while joined:
+            layer = next(iter(joined))
+            prune = graph.get_pruner_of_module(layer).prune_out_channels
+            part = graph.get_pruning_group(layer, prune, list(range(graph.get_out_channels(layer))))
+            for item in part:
+                if graph.get_out_channels(item.dep.target.module) == graph.get_out_channels(layer):
+                    joined.pop(item.dep.target.module, None)
+            joined.pop(layer, None)
+            yield part
 
 
 def _trace(module: nn.Module, example: Tensor) -> Any:
