@@ -90,7 +90,7 @@ def test_resolution_resizes_with_all_pixels_and_only_where_it_differs(resolution
     torch.testing.assert_close(resized.mean((2, 3)), images.mean((2, 3)), rtol=0.1, atol=0)
 
 
-@pytest.mark.parametrize(("edge", "left"), [(8, 4), (28, 4), (32, 4), (63, 4), (64, 2), (224, 7)])
+@pytest.mark.parametrize(("edge", "left"), [(3, 3), (8, 4), (28, 4), (32, 4), (63, 4), (64, 2), (224, 7)])
 @pytest.mark.parametrize("family", ["separable", "mobilenet-v2", "mobilenet-v3", "efficientnet"])
 def test_small_images_keep_their_size_in_the_first_layers(family: str, edge: int, left: int) -> None:
     module = build_model({"family": family, "width": 0.1, "depth": 0.1}, (1, edge, edge), 3).eval()
