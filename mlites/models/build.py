@@ -65,9 +65,9 @@ def _lenet(options: dict[str, Any], input_shape: tuple[int, ...], classes_count:
 
 def _convnet(options: dict[str, Any], input_shape: tuple[int, ...], classes_count: int) -> nn.Module:
     checked = _checked(recipe.ConvNet, options)
-    channels, _, _ = _image_shape("convnet", input_shape)
+    shape = _image_shape("convnet", input_shape)
     kernels = checked.kernels or (3,) * len(checked.channels)
-    return ConvNetClassifier(channels, checked.channels, checked.strides, kernels, classes_count)
+    return ConvNetClassifier(shape, checked.channels, checked.strides, kernels, checked.head, classes_count)
 
 
 def _separable(options: dict[str, Any], input_shape: tuple[int, ...], classes_count: int) -> nn.Module:

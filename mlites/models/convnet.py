@@ -5,6 +5,7 @@ Source: Ioffe & Szegedy (2015), "Batch Normalization" (convolution, normalizatio
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -24,28 +25,38 @@ class ConvBlock(nn.Module):
 
 
 class ConvNetClassifier(nn.Module):
-    """Convolution blocks in a row, the mean over height and width, one linear layer."""
+    """Convolution blocks in a row, then logits from the mean over height and width, or from every position."""
 
     def __init__(
         self,
-        channels_in: int,
+        input_shape: Sequence[int],
         channels: Sequence[int],
         strides: Sequence[int],
         kernels: Sequence[int],
+        head: Literal["mean", "full"],
         classes_count: int,
     ) -> None:
         super().__init__()
+        channels_in, *edges = input_shape
         blocks: list[nn.Module] = []
         for channels_out, stride, kernel in zip(channels, strides, kernels, strict=True):
             blocks.append(ConvBlock(channels_in, channels_out, kernel, stride))
             channels_in = channels_out
+            edges = [(edge + 2 * (kernel // 2) - kernel) // stride + 1 for edge in edges]
         self.blocks = nn.Sequential(*blocks)
-        self.output = nn.Linear(channels_in, classes_count)
+        self.output: nn.Linear | nn.Conv2d
+        if head == "full":  # a convolution over all that is left, as it needs no other layout than those before it
+            self.output = nn.Conv2d(channels_in, classes_count, (edges[0], edges[1]))
+        else:
+            self.output = nn.Linear(channels_in, classes_count)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(n, channels_in, h, w) -> logits (n, classes)."""
-        logits: Tensor = self.output(self.blocks(inputs).mean((2, 3)))
+        values = self.blocks(inputs)
+        if isinstance(self.output, nn.Linear):
+            values = values.mean((2, 3))
+        logits: Tensor = self.output(values).flatten(1)
         return logits

@@ -56,7 +56,7 @@ class LeNet(Options):
 
 
 class ConvNet(Options):
-    """Plain convolutions with batch normalization and ReLU, one after the other, then the mean over the picture.
+    """Plain convolutions with batch normalization and ReLU, one after the other, and one layer that decides.
 
     Nothing branches: of all networks the one with the fewest operators, which is what small inputs are bound by.
     """
@@ -68,6 +68,11 @@ class ConvNet(Options):
     strides: tuple[Annotated[int, Field(ge=1, le=8)], ...] = Field((2, 2, 1), description="Of each convolution.")
     kernels: tuple[Annotated[int, Field(ge=1, le=11)], ...] | None = Field(
         None, description="Edge of each convolution's kernel; default: 3 each."
+    )
+    head: Literal["mean", "full"] = Field(
+        "mean",
+        description="mean: logits from the mean over the picture; full: from every position, which small networks want "
+        "where all pictures are framed alike.",
     )
 
     @model_validator(mode="after")

@@ -148,10 +148,10 @@ class Factorize(Options):
 
     technique: Literal["factorize"] = Field(alias="pass")
     method: Literal["svd", "tucker", "cp", "depthwise-separable"] = Field(
-        "tucker",
+        "cp",
         description="svd: linear layers and 1x1 convolutions alone; tucker: convolutions become three (Kim 2016); "
         "cp: four, two of them depthwise (Lebedev 2015); depthwise-separable: two, a compact filter (Howard 2017), "
-        "which wants a distill pass after it.",
+        "which must be trained and wants a distill pass after it.",
     )
     energy: float | None = Field(
         None, gt=0, lt=1, description="Least fraction of each weight's squared norm to keep. Default: budget 0.5."

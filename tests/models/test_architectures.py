@@ -194,6 +194,16 @@ def test_convnet_is_one_convolution_after_the_other() -> None:
     torch.testing.assert_close(module(rows), values @ state["output.weight"].T + state["output.bias"])
 
 
+def test_a_full_head_weighs_every_position() -> None:
+    options = ConvNet(family="convnet", channels=(4, 6), strides=(2, 3), kernels=(4, 3), head="full")
+    module = build_model(options, (1, 12, 9), 3).eval()
+    rows = torch.randn(5, 1, 12, 9)
+    values = module.get_submodule("blocks")(rows)
+    weight, bias = module.state_dict()["output.weight"], module.state_dict()["output.bias"]
+    expected = torch.stack([torch.stack([(value * one).sum() for one in weight]) + bias for value in values])
+    torch.testing.assert_close(module(rows), expected)
+
+
 def _cost_on_imagenet(options: Architecture) -> dict[str, int]:
     with torch.device("meta"):
         return count_cost(build_model(options, (3, 224, 224), 1000), (3, 224, 224))
