@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from mlites.compression.storage.packing import packed_size
 from mlites.data.dataset import Dataset
 from mlites.errors import InputError
 from mlites.hardware.accuracy import Answers, agreement, evaluate
@@ -150,12 +151,14 @@ def _measure(models: Sequence[Path], rows: NDArray[np.float32], hardware: Hardwa
 
 
 def _cost(model: Path, card: ModelCard, row: NDArray[np.float32]) -> dict[str, int | None]:
-    """Size, multiply-accumulates, and the parameters that the last PyTorch step counted."""
+    """Size as it is and packed, multiply-accumulates, and the parameters that the last PyTorch step counted."""
     content = model.read_bytes()
-    counts = [entry.get("metrics", {}).get("parameters") for entry in card.provenance]
+    facts = [entry.get("metrics") for entry in card.provenance]
+    counts = [one.get("parameters") for one in facts if isinstance(one, dict)]
     return {
         "size_bytes": len(content),
-        "parameters": next((count for count in reversed(counts) if count is not None), None),
+        "download_bytes": packed_size(content),
+        "parameters": next((count for count in reversed(counts) if isinstance(count, int)), None),
         "macs": count_macs(onnx.load_from_string(content), row),
     }
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlites.compression.storage.packing import pack, unpack
 from mlites.data.dataset import Dataset
 from mlites.errors import InputError
 from mlites.files import canonical_json
@@ -62,10 +63,23 @@ def test_macs_are_the_files_and_parameters_the_last_steps_that_counted_them(
     small = make_model(make_weights((8,))).SerializeToString()
     steps = ({"step": "train", "metrics": {"parameters": 153}}, {"step": "prune", "metrics": {"parameters": 77}})
     baseline = model_folder("teacher", onnx_bytes(), provenance=steps[:1])
-    candidate = model_folder("student", small, provenance=(*steps, {"step": "export", "metrics": {}}))
+    others = {"step": "export", "metrics": {}}, {"step": "mine", "metrics": "none"}, {"step": "yours"}
+    candidate = model_folder("student", small, provenance=(*steps, *others))
     verdict = validate(candidate, baseline, dataset, QUICK, "student", [])
     assert (verdict["macs"], verdict["baseline"]["macs"]) == (6 * 8 + 8 * 3, 6 * 16 + 16 * 3)
     assert (verdict["parameters"], verdict["baseline"]["parameters"]) == (77, 153)
+
+
+def test_the_download_is_the_packed_file_which_unpacks_to_the_same_bytes(dataset: Dataset, model_folder: ModelFolder):
+    few = [np.sign(weight) for weight in make_weights((64,), seed=3)]  # two values, a bit each
+    folders = model_folder("teacher", onnx_bytes()), model_folder("student", make_model(few).SerializeToString())
+    verdict = validate(folders[1], folders[0], dataset, QUICK, "student", [])
+    for figures, folder in zip((verdict["baseline"], verdict), folders, strict=True):
+        content = (folder / "model.onnx").read_bytes()
+        packed = pack(content)
+        assert figures["download_bytes"] == len(packed) < figures["size_bytes"] == len(content)
+        assert unpack(packed) == content
+    assert verdict["download_bytes"] < 0.4 * verdict["size_bytes"]
 
 
 def test_a_candidate_slower_than_its_source_says_so(dataset: Dataset, model_folder: ModelFolder):
