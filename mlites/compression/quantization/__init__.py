@@ -1,1 +1,1 @@
-"""Eight bits for each number in place of thirty-two."""
+"""Fewer bits for each number: 16, 8 or 4 in place of 32."""
