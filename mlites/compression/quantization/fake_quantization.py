@@ -118,15 +118,36 @@ class WeightQuantizer(nn.Module):
     def __init__(self, axis: int | None, levels: int) -> None:
         super().__init__()
         self.axis, self.levels = axis, levels
+        self.scale = torch.ones(())  # of the last weight rounded
 
     def forward(self, weight: Tensor) -> Tensor:
         """Any shape to the same."""
-        scale = weight_scale(weight, self.axis, self.levels)
+        self.scale = scale = weight_scale(weight, self.axis, self.levels)
         zeros = torch.zeros_like(scale, dtype=torch.int32)
         if self.axis is None:
             return torch.fake_quantize_per_tensor_affine(weight, scale, zeros, -self.levels, self.levels)
         axis = self.axis % weight.dim()
         return torch.fake_quantize_per_channel_affine(weight, scale, zeros, axis, -self.levels, self.levels)
+
+
+class BiasQuantizer(nn.Module):
+    """Rounds a bias to the product of its layer's scales, coarse where activations are large and weights too.
+
+    Args:
+        source: that rounds the layer's input.
+        weight: that rounds its weight, always before its bias.
+        factor: by which the layer multiplies its bias.
+    """
+
+    def __init__(self, source: ActivationQuantizer, weight: WeightQuantizer, factor: float) -> None:
+        super().__init__()
+        self._source, self._weight, self.factor = [source], [weight], factor
+
+    def forward(self, bias: Tensor) -> Tensor:
+        """(channels,) to the same."""
+        source = self._source[0]
+        step = activation_scale(source.low, source.high)[0] * self._weight[0].scale / self.factor
+        return bias + (torch.round(bias.detach() / step) * step - bias.detach())
 
 
 class ConstantQuantizer(nn.Module):

@@ -169,15 +169,16 @@ class FoldedNorm(nn.Module):
 
 
 class NormBias(nn.Module):
-    """Stands where the layer's bias was stored."""
+    """Stands where the layer's bias was stored, before it is rounded."""
 
-    def __init__(self, norm: FoldedNorm) -> None:
+    def __init__(self, norm: FoldedNorm, then: nn.Module | None) -> None:
         super().__init__()
-        self._norm = [norm]  # in a list, as its state is saved where it belongs
+        self._norm, self.then = [norm], then  # in a list, as its state is saved where it belongs
 
     def forward(self, _: Tensor) -> Tensor:
         """(channels,) to the same."""
-        return self._norm[0].bias()
+        bias = self._norm[0].bias()
+        return bias if self.then is None else self.then(bias)
 
 
 class NormOutput(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mlites.compression.quantization.fake_quantization import (
     ActivationQuantizer,
+    BiasQuantizer,
     Clock,
     ConstantQuantizer,
     SameRange,
@@ -46,19 +47,28 @@ class QuantizedNetwork(OnnxNetwork):
     ) -> None:
         clock = Clock()
         ranges, points = _activation_points(prepared, places, clock, int(FREEZE_RANGES_AT * steps))
-        points |= {name: WeightQuantizer(one.axis, levels) for name, one in places.weights.items()}
+        weights = {name: WeightQuantizer(one.axis, levels) for name, one in places.weights.items()}
+        owners = {places.activations[name].scale: one for name, one in ranges.items()}
+        for name, bias in places.biases.items():
+            source = owners[places.activations[bias.source].scale]
+            points[name] = BiasQuantizer(source, weights[bias.weight], bias.factor)
+        points |= weights
         points |= {name: ConstantQuantizer() for name in places.constants}
         norms = {}
         folded = [one for one in find_folded(module, prepared) if one.weight in places.weights]
         moments = _measure(prepared, [one.output for one in folded], rows)
         biases = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in prepared.graph.initializer}
         for one in folded:
-            quantizer = WeightQuantizer(places.weights[one.weight].axis, levels)
             norm = FoldedNorm(
-                one.factor, biases[one.bias], moments[one.output], quantizer, clock, int(FREEZE_STATISTICS_AT * steps)
+                one.factor,
+                biases[one.bias],
+                moments[one.output],
+                weights[one.weight],
+                clock,
+                int(FREEZE_STATISTICS_AT * steps),
             )
             points[one.weight] = norms[one.weight] = norm
-            points[one.bias] = NormBias(norm)
+            points[one.bias] = NormBias(norm, points.get(one.bias))
             points[one.output] = NormOutput(norm, points.get(one.output))
         learned = _learned(module, prepared, places) - {one.bias for one in folded}
         super().__init__(prepared, learned, points)

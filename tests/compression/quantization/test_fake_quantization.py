@@ -9,6 +9,7 @@ import torch
 from mlites.compression.quantization.fake_quantization import (
     AVERAGING,
     ActivationQuantizer,
+    BiasQuantizer,
     Clock,
     ConstantQuantizer,
     SameRange,
@@ -106,3 +107,15 @@ def test_constants_round_in_the_range_of_their_own_values() -> None:
     scale, zero_point = activation_scale(torch.tensor(-0.5), torch.tensor(2.05))
     assert float(scale) == pytest.approx(0.01) and int(zero_point) == 50
     assert torch.allclose(ConstantQuantizer()(values), values, atol=0.005)
+
+
+def test_bias_rounds_to_the_product_of_both_scales() -> None:
+    source, _ = quantizer(0.0, 2.55)
+    weights = WeightQuantizer(0, 127)
+    weights(torch.tensor([[12.7], [1.27]]))
+    bias = torch.tensor([0.0123, 0.0123], requires_grad=True)
+    rounded = BiasQuantizer(source, weights, 1.0)(bias)
+    assert rounded.tolist() == pytest.approx([0.012, 0.0123], abs=1e-7)
+    assert BiasQuantizer(source, weights, 2.0)(bias)[0].item() == pytest.approx(0.0125, abs=1e-7)
+    rounded.sum().backward()
+    assert bias.grad is not None and bias.grad.tolist() == [1, 1]

@@ -97,7 +97,7 @@ def test_training_is_that_of_the_original_layers(network: nn.Sequential, rows: T
     clock.batches = 1
     folded.train()
     assert folded.normalizes != frozen
-    values = nn.functional.conv2d(rows, folded(weight), NormBias(folded)(bias))
+    values = nn.functional.conv2d(rows, folded(weight), NormBias(folded, nn.Identity())(bias))
     values = NormOutput(folded, nn.Identity())(values)
     values.square().mean().backward()
     assert torch.allclose(values, expected, atol=1e-4)
