@@ -94,6 +94,8 @@ def compress(model: Path, recipe: Path, overrides: tuple[str, ...], output: Path
             f"{one['candidate']:24} {one['accuracy']:8.2%} {kept:7.1%} {one['speedup']:6.2f}x "
             f"{1 - 1 / one['size_ratio']:7.1%}  {within}"
         )
+        for warning in one["warnings"]:
+            click.echo(f"{'':24} mind: {warning}")
     click.echo(f"\n{selection['reason']}")
     click.echo(f"models:   {output}")
 

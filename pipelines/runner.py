@@ -98,8 +98,10 @@ def run_recipe(recipe: Recipe, *, fresh: bool = False) -> tuple[int, Summary, Pa
             summary = finish_run(folder, steps, _overhead(begin, steps), _git_commit())
         else:
             _keep_quality_page(home, folder, wall)
+            data, verdicts = _findings(home, store, wall)
+            overhead = _overhead(begin, steps)
             summary = failed_run(
-                folder, run, recipe, outcome.error, outcome.failed_step, steps, _overhead(begin, steps)
+                folder, run, recipe, outcome.error, outcome.failed_step, steps, overhead, data, verdicts
             )
         store.put_folder(f"runs/{run}", folder)
         target = Path("runs") / run
@@ -212,6 +214,19 @@ def _keep_quality_page(home: Path, folder: Path, since: float) -> None:
     for page in home.glob("artifacts/*/prepare-data/quality"):
         if page.stat().st_mtime >= since:
             shutil.copyfile(page, folder / "data-quality.html")
+
+
+def _findings(home: Path, store: Store, since: float) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """What a failed run's own steps had found: the data document, and the verdicts of candidates measured before."""
+    data = None
+    for document in home.glob("artifacts/*/prepare-data/dataset/document.json"):
+        if document.stat().st_mtime >= since:
+            data = json.loads(document.read_bytes())
+    outputs = [
+        path for path in home.glob("artifacts/*/validate-*/executor_output.json") if path.stat().st_mtime >= since
+    ]
+    digests = [json.loads(path.read_bytes()).get("parameterValues", {}).get("Output") for path in sorted(outputs)]
+    return data, [store.get_document(digest) for digest in digests if digest]
 
 
 def _move(folder: Path, target: Path) -> None:

@@ -149,7 +149,7 @@ def test_the_checked_in_schema_is_the_models() -> None:
     assert json.loads(path.read_text()) == Recipe.model_json_schema(by_alias=True)
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion-mnist"])
+@pytest.mark.parametrize("name", ["digits", "fashion-mnist", "toolbox"])
 def test_the_shipped_recipes_have_six_candidates_that_share_prefixes(name: str) -> None:
     recipe = load_recipe(Path(__file__).parents[2] / "pipelines" / "recipes" / f"{name}.yaml")
     assert len(recipe.candidates) >= 6
