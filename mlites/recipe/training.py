@@ -59,7 +59,7 @@ class Transfer(Options):
     layer_decay: float = Field(
         0.38, gt=0, le=1, description="Factor on the learning rate from each layer group to the one before (1/2.6)."
     )
-    training: Training = Field(Training(epochs=5, learning_rate=0.01), description="Of all layers, after the head.")
+    training: Training = Field(Training(epochs=5), description="Of all layers; the head before has its settings.")
 
 
 class Teacher(Options):
