@@ -171,7 +171,7 @@ def code_flags(coder: Coder, count: int, columns: int, given: Bytes | None = Non
             break
         shape = (size // width, width) if size >= width else (1, size)
         block, share = found[top : top + size].reshape(shape), (ones.sum() + 1) / (before * width + 2)
-        expected = np.floor((ones + 2 * share) / (before + 2) * (WHOLE - 2)).astype(np.int64) + 1
+        expected = np.floor((ones + 2) / (before + 2 / share) * (WHOLE - 2)).astype(np.int64) + 1
         so_far, so_far_expected = np.zeros((shape[0], 1), np.int64), 0
         for left in range(0, shape[1], piece):
             part = expected[left : min(left + piece, shape[1])]
@@ -212,15 +212,15 @@ def code_symbols(coder: Coder, lengths: Integers, kinds: int, classes: int, give
     found = np.empty(int(lengths.sum()), np.uint8)
     overall, seen = np.zeros(kinds, np.int64), np.zeros((classes, kinds), np.int64)
     for row, (begin, end) in enumerate(zip((ends - lengths).tolist(), ends.tolist(), strict=True)):
-        if begin == end:
-            continue
         own = seen[chosen[row] if chosen is not None else 0]
-        table = frequencies(own, overall)
-        symbols = coder.symbols(table, end - begin, None if given is None else given[begin:end])
-        found[begin:end] = symbols
-        counts = np.bincount(symbols, minlength=kinds)
-        overall += counts
-        own += counts
+        while begin < end:  # in short pieces at first, while there is most to learn
+            piece = slice(begin, min(end, begin + max(begin // 4, LEAST_WIDTH // 2)))
+            table = frequencies(own, overall)
+            found[piece] = coder.symbols(table, piece.stop - begin, None if given is None else given[piece])
+            counts = np.bincount(found[piece], minlength=kinds)
+            overall += counts
+            own += counts
+            begin = piece.stop
     return found
 
 
@@ -240,6 +240,8 @@ def frequencies(own: Integers, overall: Integers) -> Integers:
 
 def classify(symbols: Bytes, begins: Integers, kinds: int, classes: int) -> Bytes:
     """Classes (rows,) of equal size, by how rare a row's symbols are in all rows."""
+    if not len(symbols):
+        return np.zeros(len(begins), np.uint8)
     counts = np.bincount(symbols, minlength=kinds)
     rare = np.concatenate([np.log2(len(symbols) / np.maximum(counts, 1))[symbols], [0.0]])
     sums = np.diff(np.concatenate([np.cumsum(np.concatenate([[0.0], rare]))[begins], [rare.sum()]]))

@@ -41,6 +41,7 @@ ITEM_SIZES = (1, 2, 4, 8)
 POOL_COLUMNS = 512
 LEAST_GAIN = 0.02  # of a plane's bytes, below which they lie as they are
 SAMPLE = 1 << 14
+NO_BYTES = np.zeros(0, np.uint8)
 FILTERS: list[dict[str, Any]] = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 22, "lc": 3, "lp": 0, "pb": 0}]
 
 Unsigned = NDArray[np.unsignedinteger[Any]]
@@ -53,7 +54,7 @@ class _Plan:
     Attributes:
         count: of cells.
         columns: in a row.
-        kinds: distinct numbers in the codebook, which lies in the pool; 0 where there is none.
+        kinds: distinct numbers in the codebook, which lies in the pool (that of all 256 bytes need not); 0 without one.
         background: 1 + the index of the number whose cells are coded apart; 0 where none is. Without codebook it is 1,
             and that number lies in the pool, followed by those of the other cells.
         classes: of rows, each with frequencies of its own.
@@ -106,6 +107,8 @@ class _Tensor:
         """Numbers that lie in the pool."""
         if indices is None:
             return self.plan.count
+        if self.item_size == 1 and self.plan.kinds == MOST_KINDS:
+            return 0
         return self.plan.kinds or 1 + int(np.count_nonzero(indices))
 
 
@@ -132,7 +135,7 @@ def pack(model: bytes) -> bytes:
         place = span.end
     head, plain = list(map(_varint, [len(rest), *numbers])), list[bytes]()
     for pool in pools.values():
-        for plane in _planes(np.concatenate(pool)) if pool else []:
+        for plane in _planes(np.concatenate(pool)) if any(map(len, pool)) else []:
             book, plan = _encode_plane(plane, encoder)
             head += map(_varint, [plan.kinds, plan.background, plan.classes])
             (head if plan.kinds else plain).append(book)
@@ -170,7 +173,11 @@ def _encode(items: Unsigned, columns: int, encoder: Encoder) -> tuple[Unsigned, 
         book, indices, counts = np.unique(items, return_inverse=True, return_counts=True)
         if len(book) <= MOST_KINDS and 2 * len(book) <= len(items):
             given = indices.astype(np.uint8)
-            plan = _Plan(len(items), columns, len(book), _background(counts)).best(given)
+            if items.itemsize == 1 and len(book) > MOST_KINDS // 4 and len(items) >= MOST_KINDS:
+                book, given, counts = book[:0], items, np.bincount(items, minlength=MOST_KINDS)
+            plan = _Plan(len(items), columns, len(book) or MOST_KINDS, _background(counts)).best(given)
+            if plan.cost(given) / 8 + book.nbytes > items.nbytes:
+                return items, _Plan(len(items), columns)
             plan.code(encoder, given)
             return book, plan
         values = book
@@ -213,9 +220,8 @@ def _restore(size: int, content: bytes, coded: bytes, plain: bytes) -> bytes:
         count = sum(
             one.pooled(found) for one, found in zip(tensors, indices, strict=True) if one.item_size == item_size
         )
-        if count:
-            planes = [_read_plane(head, left, count, decoder) for _ in range(item_size)]
-            pools[item_size] = _Pool(_join(planes))
+        planes = [_read_plane(head, left, count, decoder) if count else NO_BYTES for _ in range(item_size)]
+        pools[item_size] = _Pool(_join(planes))
     decoder.finish()
     model = bytearray()
     for tensor, found in zip(tensors, indices, strict=True):
@@ -223,7 +229,7 @@ def _restore(size: int, content: bytes, coded: bytes, plain: bytes) -> bytes:
         if found is None:
             items = pooled
         elif tensor.plan.kinds:
-            items = pooled[found]
+            items = pooled[found] if len(pooled) else found
         else:
             items = np.full(len(found), pooled[0])
             items[found > 0] = pooled[1:]

@@ -74,9 +74,9 @@ class SharedWeight(nn.Module):
     """Parametrization of a weight by the values that its cells share; cells pruned to zero stay zero.
 
     The gradient of a shared value is the sum over its cells' gradients, the paper's equation 3. A plain step along it
-    would be as many times too long as there are cells. So what trains is each value times the root of its cells' number:
-    then a step moves a value by the mean of the steps that its cells would have taken alone, and learning rates mean
-    what they mean for other networks.
+    would be as many times too long as there are cells. So what trains is each value times the root of the number of its
+    cells: then a step moves a value by the mean of the steps that its cells would have taken alone, and learning rates
+    mean what they mean for other networks.
     """
 
     cells: Tensor
