@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime phones home otherwise; read when it loads
 
 if TYPE_CHECKING:
-    from mlites.toolbox import arrays, distill, factorize, prune, qat, quantize, share, to_onnx, train
+    from mlites.toolbox import arrays, distill, factorize, prune, qat, quantize, share, to_onnx, train, transfer
 
 __version__ = "0.1.0"
-__all__ = ["arrays", "distill", "factorize", "prune", "qat", "quantize", "share", "to_onnx", "train"]
+__all__ = ["arrays", "distill", "factorize", "prune", "qat", "quantize", "share", "to_onnx", "train", "transfer"]
 
 
 def __getattr__(name: str) -> Any:

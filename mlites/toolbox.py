@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mlites.errors import InputError
-from mlites.recipe import QAT, Distill, Factorize, Prune, Quantize, Share, Training
+from mlites.recipe import QAT, Distill, Factorize, Prune, Quantize, Share, Training, Transfer
 from mlites.training.loop import TrainingData
 from mlites.training.loop import train as train_module
 from mlites.training.resume import Epoch
@@ -63,6 +63,25 @@ def train(module: nn.Module, data: TrainingData, *, seed: int = 0, **options: An
     return train_module(module, data, Training(**options), seed)
 
 
+def transfer(
+    module: nn.Module, data: TrainingData, classes_count: int, *, seed: int = 0, **options: Any
+) -> Result[nn.Module]:
+    """Give a trained network a new head for other classes, and train it. Options: those of `mlites.recipe.Transfer`.
+
+    >>> import torch, mlites
+    >>> data = mlites.arrays(np.random.default_rng(0).normal(size=(80, 4)).astype("f"), np.arange(80) % 2)
+    >>> known = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 5))
+    >>> result = mlites.transfer(known, data, 2, head_epochs=1, training={"epochs": 1})  # doctest: +ELLIPSIS
+    epoch...
+    >>> result.model(torch.zeros(3, 4)).shape
+    torch.Size([3, 2])
+    """
+    from mlites.training.transfer import transfer as transfer_module
+
+    model, history = transfer_module(module, data, Transfer(**options), seed, classes_count=classes_count)
+    return Result(model, history, {})
+
+
 def distill(
     teacher: nn.Module, student: nn.Module, data: TrainingData, *, seed: int = 0, **options: Any
 ) -> Result[nn.Module]:
@@ -78,7 +97,8 @@ def distill(
     >>> import torch, mlites
     >>> data = mlites.arrays(np.random.default_rng(0).normal(size=(80, 4)).astype("f"), np.arange(80) % 2)
     >>> teacher, student = torch.nn.Linear(4, 2), torch.nn.Linear(4, 2)
-    >>> result = mlites.distill(teacher, student, data, training={"epochs": 1}, control=False)
+    >>> result = mlites.distill(teacher, student, data, training={"epochs": 1}, control=False)  # doctest: +ELLIPSIS
+    epoch...
     >>> result.model(torch.zeros(3, 4)).shape
     torch.Size([3, 2])
     """
@@ -92,7 +112,9 @@ def prune(module: nn.Module, data: TrainingData, *, seed: int = 0, **options: An
 
     >>> import torch, mlites
     >>> data = mlites.arrays(np.random.default_rng(0).normal(size=(80, 4)).astype("f"), np.arange(80) % 2)
-    >>> result = mlites.prune(torch.nn.Linear(4, 2), data, method="magnitude", amount=0.5, training={"epochs": 1})
+    >>> options = {"method": "magnitude", "amount": 0.5, "training": {"epochs": 1}}
+    >>> result = mlites.prune(torch.nn.Linear(4, 2), data, **options)  # doctest: +ELLIPSIS
+    epoch...
     >>> int((result.model.weight == 0).sum())
     4
     """
@@ -108,7 +130,8 @@ def factorize(module: nn.Module, data: TrainingData, *, seed: int = 0, **options
     >>> import torch, mlites
     >>> data = mlites.arrays(np.random.default_rng(0).normal(size=(80, 64)).astype("f"), np.arange(80) % 2)
     >>> net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
-    >>> result = mlites.factorize(net, data, method="svd", budget=0.5, training={"epochs": 1})
+    >>> result = mlites.factorize(net, data, method="svd", budget=0.6, training={"epochs": 1})  # doctest: +ELLIPSIS
+    epoch...
     >>> [part.out_features for part in result.model[0]]
     [16, 64]
     """
@@ -123,7 +146,8 @@ def share(module: nn.Module, data: TrainingData, *, seed: int = 0, **options: An
 
     >>> import torch, mlites
     >>> data = mlites.arrays(np.random.default_rng(0).normal(size=(80, 16)).astype("f"), np.arange(80) % 2)
-    >>> result = mlites.share(torch.nn.Linear(16, 2), data, bits=2, training={"epochs": 1})
+    >>> result = mlites.share(torch.nn.Linear(16, 2), data, bits=2, training={"epochs": 1})  # doctest: +ELLIPSIS
+    epoch...
     >>> len(result.model.weight.unique()) <= 4
     True
     """
@@ -137,7 +161,8 @@ def qat(module: nn.Module, data: TrainingData, *, seed: int = 0, **options: Any)
 
     >>> import torch, mlites
     >>> data = mlites.arrays(np.random.default_rng(0).normal(size=(80, 16)).astype("f"), np.arange(80) % 2)
-    >>> result = mlites.qat(torch.nn.Linear(16, 2), data, training={"epochs": 1})
+    >>> result = mlites.qat(torch.nn.Linear(16, 2), data, training={"epochs": 1})  # doctest: +ELLIPSIS
+    epoch...
     >>> [one.name for one in result.model.graph.output]
     ['logits']
     """
