@@ -228,7 +228,7 @@ def frequencies(own: Integers, overall: Integers) -> Integers:
     """Expected frequencies (k,), each at least 1, with sum 2^15: a class's counts, and the whole's for 32 more.
 
     >>> frequencies(np.array([0, 0]), np.array([3, 0])).tolist()
-    [28087, 4681]
+    [28672, 4096]
     """
     kinds = len(own)
     prior = (2 * overall + 1) / (2 * overall.sum() + kinds)  # Krichevsky and Trofimov's half a count each

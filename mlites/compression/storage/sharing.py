@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from mlites.compression.storage.batch_norm_folding import Bias, fold_batch_norms_
 from mlites.compression.storage.weight_sharing import SharedWeight
 from mlites.errors import InputError
 from mlites.recipe import Share
@@ -26,7 +27,8 @@ def share_module(
 ) -> tuple[nn.Module, list[Epoch], dict[str, Any]]:
     """Give the weights of each layer at most 2^bits values besides zero, and train these.
 
-    Shared values and biases end rounded to 16 bits (bfloat16), as their last digits cost downloads and help nobody.
+    Batch normalization is folded first. Shared values and biases end rounded to 16 bits (bfloat16): their last digits
+    would cost downloads and help nobody.
 
     Args:
         module: left unchanged.
@@ -42,7 +44,11 @@ def share_module(
         InputError: two layers have one weight in common.
     """
     accuracy = evaluate(module, data.validation_inputs, data.validation_labels)[0]
-    trained, layers = copy.deepcopy(module), dict[str, dict[str, Any]]()
+    result, layers = copy.deepcopy(module).eval(), dict[str, dict[str, Any]]()
+    folded = fold_batch_norms_(result)
+    trained = copy.deepcopy(result)
+    for name, norm in folded.items():
+        trained.set_submodule(name, Bias(norm))
     for name, owner, attribute, weight in list(_weights(trained)):
         bits = options.conv_bits if isinstance(owner, _ConvNd) else options.bits
         shared = SharedWeight(weight, bits)
@@ -51,7 +57,7 @@ def share_module(
         layers[name] = {"bits": bits, **_facts(before, getattr(owner, attribute).detach())}
     untuned = evaluate(trained, data.validation_inputs, data.validation_labels)[0]
     history = train(trained, data, options.training, seed, checkpoint=checkpoint)
-    result = _plain(module, trained)
+    _take_over_(result, trained)
     for name in layers:
         layers[name]["distinct_values"] = _distinct(result.get_parameter(name).detach())
     weights, zeros = (sum(layer[key] for layer in layers.values()) for key in ("weights", "zeros"))
@@ -82,21 +88,21 @@ def _weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parame
             yield name, owner, attribute, weight
 
 
-def _plain(module: nn.Module, trained: nn.Module) -> nn.Module:
-    """A copy of the module with what its parametrized copy learned, rounded."""
-    result = copy.deepcopy(module)
-    learned = {name: value for name, value in trained.state_dict().items() if ".parametrizations." not in f".{name}"}
+def _take_over_(result: nn.Module, trained: nn.Module) -> None:
+    """Give a network with plain weights what its parametrized copy learned, rounded."""
     shared = {
         f"{prefix}.{attribute}" if prefix else attribute: getattr(owner, attribute).detach()
         for prefix, owner in trained.named_modules()
         for attribute in getattr(owner, "parametrizations", {})
     }
-    result.load_state_dict(learned | shared)
+    state = result.state_dict()
+    learned = {name: value for name, value in trained.state_dict().items() if name in state}
+    result.load_state_dict(state | learned | shared)
     with torch.no_grad():
         for name, parameter in result.named_parameters():
             if parameter.dim() < 2 or name in shared:
                 parameter.copy_(parameter.bfloat16())
-    return result.eval()
+    result.eval()
 
 
 def _facts(weight: Tensor, shared: Tensor) -> dict[str, Any]:

@@ -139,13 +139,14 @@ def test_random_files_come_back_bit_for_bit(data: st.DataObject) -> None:
     assert unpack(pack(model)) == model
 
 
-def test_fields_in_another_order_and_unknown_ones_come_back() -> None:
+@pytest.mark.parametrize("dims", [b"\x08\x28\x08\x5a", b"\x0a\x02\x28\x5a"], ids=["apart", "packed"])
+def test_fields_in_another_order_and_unknown_ones_come_back(dims: bytes) -> None:
     """As another writer might lay them out: raw data before dimensions, a field that nobody knows."""
 
     def field(number: int, content: bytes) -> bytes:
         return bytes([number << 3 | 2, *varint(len(content))]) + content
 
-    tensor = field(9, FEW.tobytes()) + b"\x10\x01" + b"\x08\x28\x08\x5a" + field(8, b"w") + b"\x79" + bytes(8)
+    tensor = field(9, FEW.tobytes()) + b"\x10\x01" + dims + field(8, b"w") + b"\x79" + bytes(8)
     model = b"\x08\x09" + field(7, field(5, tensor)) + b"\x7d" + bytes(4)
     (span,) = find_tensors(model)
     assert (span.item_size, span.columns) == (4, 90)

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from mlites.compression.pruning.magnitude import prune_magnitude
@@ -18,8 +20,8 @@ from mlites.export import export_onnx
 from mlites.models.build import build_model
 from mlites.models.card import ModelCard
 from mlites.models.checkpoint import save_model
-from mlites.recipe import Share
-from mlites.training.loop import TrainingData, evaluate
+from mlites.recipe import Share, Training
+from mlites.training.loop import TrainingData, evaluate, train
 
 ARCHITECTURE = {"family": "convnet", "channels": [8, 12], "strides": [1, 2]}
 OPTIONS = Share.model_validate(
@@ -187,3 +189,15 @@ def test_shared_network_packs_to_less_than_a_pruned_one(data: TrainingData) -> N
     pruned_bytes, shared_bytes = (len(pack(one)) for one in files)
     assert unpack(pack(files[1])) == files[1]
     assert shared_bytes < 0.6 * pruned_bytes
+
+
+def test_values_shared_behind_batch_normalization_are_those_of_the_exported_file(data: TrainingData) -> None:
+    network = build_model({"family": "resnet", "depth": 8, "width": 8}, (1, 8, 8), 3)
+    train(network, data, Training(epochs=3, batch_size=30, precision="fp32"), 0)
+    shared, _, facts = share_module(network, data, OPTIONS, 0)
+    model = export_onnx(shared, (1, 8, 8))
+    found = [numpy_helper.to_array(one) for one in model.graph.initializer]
+    counts = [len(np.unique(one)) for one in found if one.ndim == 4]
+    assert len(counts) == 9
+    assert max(counts) <= 8
+    assert facts["validation_accuracy"] >= facts["validation_accuracy_before"] - 0.1

@@ -37,7 +37,7 @@ def test_error_never_rises_and_each_weight_is_nearest_to_its_own_centroid(seed: 
     values = np.concatenate([generator.normal(-1, 0.2, 400), generator.standard_t(2, 300)])
     found = cluster(values, 8)
     steps = np.diff(found.squared_error)
-    assert len(steps) > 2
+    assert len(steps) >= 2
     assert steps.max() <= 1e-9 * found.squared_error[0]
     assert found.squared_error[0] == pytest.approx(squared_error(values, linear_centroids(values, 8)), rel=1e-9)
     assert found.squared_error[-1] == pytest.approx(squared_error(values, found.centroids), rel=1e-9)
