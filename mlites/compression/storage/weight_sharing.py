@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -95,8 +94,8 @@ class SharedWeight(nn.Module):
 
     def forward(self, scaled: Tensor) -> Tensor:
         """Shared values (k,), each times its scale -> the weight."""
-        values = scaled / self.scales
-        return F.embedding(self.cells, torch.cat([values.new_zeros(1), values])[:, None], padding_idx=0).squeeze(-1)
+        values = torch.cat([scaled.new_zeros(1), scaled / self.scales])
+        return values.index_select(0, self.cells.flatten()).view(self.cells.shape)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """The weight -> the mean of each cluster (k,), times its scale."""
