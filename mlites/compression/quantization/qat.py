@@ -162,7 +162,7 @@ def _check_parity(found: NDArray[np.float32], expected: NDArray[np.float32], ste
         raise ParityError(
             f"the INT8 file differs from the network that was trained, on {len(found)} rows: "
             f"{100 - 100 * differ / len(found):.2f}% are answered alike (limit {100 * LEAST_ALIKE:g}%), logits lie "
-            f"{mean:.2g} quantization steps apart (limit {MEAN_STEPS:g}); on a processor whose 8-bit products saturate, "
+            f"{mean:.2g} quantization steps apart (limit {MEAN_STEPS:g}); where 8-bit products saturate, "
             "set reduce_range: true"
         )
     return {"agreement": float((ours == theirs).mean()), "mean_steps_apart": mean, "largest_steps_apart": largest}
