@@ -39,7 +39,13 @@ def select(verdicts: list[Document], budget: Budget) -> Document:
     baseline = _median_baseline(verdicts)
     *on_front, teacher_on_front = pareto_front([*map(_merits, verdicts), (baseline["accuracy"], 1.0, 1.0)]).tolist()
     ranks = _ranks(verdicts)
-    best = min(range(len(verdicts)), key=lambda index: (judgements[index].miss, ranks[index]))
+    keys = [(judgement.miss, rank) for judgement, rank in zip(judgements, ranks, strict=True)]
+    best = min(range(len(verdicts)), key=keys.__getitem__)
+    # a wide interval may have put it among faster ones, before another that is better or equal on every axis
+    while better := [
+        i for i in range(len(verdicts)) if keys[i][0] <= keys[best][0] and _beats(verdicts[i], verdicts[best])
+    ]:
+        best = min(better, key=keys.__getitem__)
     chosen = verdicts[best]
     left_out = ("format", "provenance", "baseline")
     return {
@@ -94,6 +100,11 @@ def _median_baseline(verdicts: Sequence[Document]) -> Document:
 def _merits(verdict: Document) -> tuple[float, float, float]:
     """What the front is over, larger being better; the teacher of the same measurement is (its accuracy, 1, 1)."""
     return verdict["accuracy"], verdict["speedup"], verdict["size_ratio"]
+
+
+def _beats(verdict: Document, other: Document) -> bool:
+    pairs = list(zip(_merits(verdict), _merits(other), strict=True))
+    return all(ours >= theirs for ours, theirs in pairs) and any(ours > theirs for ours, theirs in pairs)
 
 
 def _ranks(verdicts: Sequence[Document]) -> list[tuple[float | str, ...]]:

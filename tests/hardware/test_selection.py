@@ -136,6 +136,14 @@ def test_cost_and_speed_over_the_source_are_handed_on_and_verdicts_without_them_
     assert select([old], Budget())["selected"] == "one"
 
 
+def test_a_noisy_measurement_wins_nothing_from_a_candidate_that_is_better_on_every_axis():
+    leader = {"accuracy": 0.9, "speedup": 2.05, "noise": 0.001, "size": 100_000}
+    noisy = {"accuracy": 0.94, "speedup": 2.0, "noise": 0.1, "size": 1_000_000}
+    better = {"accuracy": 0.945, "speedup": 2.0, "noise": 0.001, "size": 1_000_000}
+    verdicts = named(leader, noisy, better)
+    assert select(verdicts, Budget())["selected"] == verdicts[2]["candidate"]
+
+
 @given(st.lists(CANDIDATE, min_size=1, max_size=8), st.randoms())
 @settings(max_examples=200)
 def test_the_choice_does_not_depend_on_the_order_and_is_beaten_by_none_within_the_budget(candidates, random):
