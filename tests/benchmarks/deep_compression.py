@@ -65,20 +65,20 @@ SETTINGS = {
     "mlp": Setting(
         name="LeNet-300-100",
         architecture={"family": "mlp", "hidden": [300, 100]},
-        training=Training(epochs=10, batch_size=128, learning_rate=0.1, precision="fp32"),
-        amount=0.95,
-        rounds=2,
-        distill=Training(epochs=12, batch_size=128, learning_rate=0.1, precision="fp32"),
-        share={"bits": 4, "training": {"epochs": 2, "learning_rate": 0.01, "batch_size": 128, "precision": "fp32"}},
+        training=Training(epochs=10, batch_size=128, learning_rate=0.1, weight_decay=1e-4, precision="fp32"),
+        amount=0.94,
+        rounds=3,
+        distill=Training(epochs=20, batch_size=128, learning_rate=0.1, weight_decay=0, precision="fp32"),
+        share={"bits": 4, "training": {"epochs": 2, "batch_size": 128, "learning_rate": 0.005, "precision": "fp32"}},
     ),
     "lenet": Setting(
         name="LeNet-5",
         architecture={"family": "lenet"},
-        training=Training(epochs=5, batch_size=128, learning_rate=0.05),
-        amount=0.96,
+        training=Training(epochs=5, batch_size=128, learning_rate=0.05, weight_decay=1e-4),
+        amount=0.95,
         rounds=2,
-        distill=Training(epochs=5, batch_size=128, learning_rate=0.05),
-        share={"bits": 4, "conv_bits": 5, "training": {"epochs": 1, "learning_rate": 0.005, "batch_size": 128}},
+        distill=Training(epochs=6, batch_size=128, learning_rate=0.05, weight_decay=0),
+        share={"bits": 4, "conv_bits": 5, "training": {"epochs": 1, "batch_size": 128, "learning_rate": 0.003}},
     ),
 }
 
@@ -129,7 +129,9 @@ def compress(setting: Setting, seed: int, data: TrainingData, test: tuple[Tensor
     )
     origin = Origin(build, setting.training, seed)
     pruned, _, _ = prune_module(dense, data, prune, seed, input_shape=SHAPE, origin=origin)
-    distill = Distill.model_validate({"pass": "distill", "control": False, "training": setting.distill})
+    distill = Distill.model_validate(
+        {"pass": "distill", "temperature": 2, "soft_weight": 0.7, "control": False, "training": setting.distill}
+    )
     distilled, _, _ = distill_module(dense, pruned, data, distill, seed, keep_zeros=True)
     share = Share.model_validate({"pass": "share", **setting.share})
     shared, _, _ = share_module(distilled, data, share, seed)
