@@ -151,7 +151,7 @@ def share(module: nn.Module, data: TrainingData, *, seed: int = 0, **options: An
     >>> len(result.model.weight.unique()) <= 4
     True
     """
-    from mlites.compression.storage.sharing import share_module
+    from mlites.compression.sharing.share import share_module
 
     return Result(*share_module(module, data, Share(technique="share", **options), seed))
 

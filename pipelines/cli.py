@@ -105,7 +105,7 @@ def compress(model: Path, recipe: Path, overrides: tuple[str, ...], output: Path
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Default: beside MODEL, with .packed added.")
 def pack(model: Path, output: Path | None) -> None:
     """Code an ONNX file for download, as small as its weights allow; `unpack` restores it bit for bit."""
-    from mlites.compression.storage.packing import pack
+    from mlites.packing.pack import pack
 
     content = _read(model)
     packed = pack(content)
@@ -119,7 +119,7 @@ def pack(model: Path, output: Path | None) -> None:
 @click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="ONNX file to write.")
 def unpack(packed: Path, output: Path) -> None:
     """Restore the ONNX file that was packed, bit for bit."""
-    from mlites.compression.storage.packing import unpack
+    from mlites.packing.pack import unpack
 
     try:
         content = unpack(_read(packed))

@@ -66,7 +66,7 @@ def test_wrong_arrays_and_options_are_told() -> None:
     inputs, labels = _rows()
     with pytest.raises(InputError, match=r"labels must be one a row: got inputs \(240, 16\) and labels \(5,\)"):
         mlites.arrays(inputs, labels[:5])
-    with pytest.raises(InputError, match="cannot hold out 0.1 of 3 rows"):
+    with pytest.raises(InputError, match=r"cannot hold out 0\.1 of 3 rows"):
         mlites.arrays(inputs[:3], labels[:3])
     with pytest.raises(ValueError, match="amount"):
         mlites.prune(_network(), mlites.arrays(inputs, labels), amount=2)

@@ -171,7 +171,7 @@ def share(
     parent: Path, dataset: Dataset, options: Share, seed: int, folder: Path, checkpoint: Path | None = None
 ) -> ModelCard:
     """Give each layer's weights a few shared values, then train these; zeros of pruning stay zero."""
-    from mlites.compression.storage.sharing import share_module
+    from mlites.compression.sharing.share import share_module
 
     module, card = load_model(parent)
     _check_fits(card, dataset)

@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mlites.compression.storage.packing import packed_size
 from mlites.data.dataset import Dataset
 from mlites.errors import InputError
 from mlites.hardware.accuracy import Answers, agreement, evaluate
@@ -19,6 +18,7 @@ from mlites.hardware.macs import count_macs
 from mlites.hardware.memory import measure_peak_memory
 from mlites.inference import check_file
 from mlites.models.card import ModelCard, read_card
+from mlites.packing.pack import packed_size
 from mlites.recipe import Hardware
 
 FORMAT = "mlites-verdict/1"

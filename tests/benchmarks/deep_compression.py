@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from mlites.compression.distillation.distill import distill_module
 from mlites.compression.pruning.prune import prune_module
 from mlites.compression.pruning.rewinding import Origin
-from mlites.compression.storage.packing import pack, unpack
-from mlites.compression.storage.sharing import share_module
+from mlites.compression.sharing.share import share_module
 from mlites.data.sources.idx import read_idx
 from mlites.export import answers, export_onnx
 from mlites.models.build import build_model
+from mlites.packing.pack import pack, unpack
 from mlites.recipe import Distill, Prune, Share, Training
 from mlites.training.loop import TrainingData, train
 

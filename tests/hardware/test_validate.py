@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlites.compression.storage.packing import pack, unpack
 from mlites.data.dataset import Dataset
 from mlites.errors import InputError
 from mlites.files import canonical_json
 from mlites.hardware.selection import select
 from mlites.hardware.validate import share_time, validate
 from mlites.models.card import read_card
+from mlites.packing.pack import pack, unpack
 from mlites.recipe import Budget, Hardware
 from tests.hardware.networks import forward, make_model, make_weights
 

@@ -35,7 +35,9 @@ def test_seed_and_number_decide_the_form_of_a_row_and_its_batch_does_not() -> No
     rows = torch.tensor([7, 3, 49, 3])
     assert torch.equal(draw_form(50, (1, 8, 8), steps, (0.5,), 4, 2).of(images[rows], rows), whole[rows])
     for seed, number in ((5, 2), (4, 3)):
-        assert not torch.equal(draw_form(50, (1, 8, 8), steps, (0.5,), seed, number).of(images, torch.arange(50)), whole)
+        assert not torch.equal(
+            draw_form(50, (1, 8, 8), steps, (0.5,), seed, number).of(images, torch.arange(50)), whole
+        )
 
 
 def test_without_steps_rows_stay_as_they_are() -> None:

@@ -8,7 +8,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from mlites.compression.storage.batch_norm_folding import Bias, fold_batch_norms_
+from mlites.compression.sharing.batch_norm_folding import Bias, fold_batch_norms_
 from mlites.export import export_onnx
 from mlites.models.build import build_model
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlites.compression.storage.entropy_coding import (
+from mlites.errors import InputError
+from mlites.packing.entropy_coding import (
     Bytes,
     Coder,
     Decoder,
@@ -27,8 +28,7 @@ from mlites.compression.storage.entropy_coding import (
     code_symbols,
     row_width,
 )
-from mlites.compression.storage.onnx_tensors import find_tensors
-from mlites.errors import InputError
+from mlites.packing.onnx_tensors import find_tensors
 
 MAGIC = b"mlz\x01"  # its last byte is the format's version
 LARGEST_FILE = 1 << 31  # bytes: that of any protocol buffer

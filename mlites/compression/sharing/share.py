@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from mlites.compression.storage.batch_norm_folding import Bias, fold_batch_norms_
-from mlites.compression.storage.weight_sharing import SharedWeight
+from mlites.compression.sharing.batch_norm_folding import Bias, fold_batch_norms_
+from mlites.compression.sharing.weight_sharing import SharedWeight
 from mlites.errors import InputError
 from mlites.recipe import Share
 from mlites.training.loop import TrainingData, evaluate, train

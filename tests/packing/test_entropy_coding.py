@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlites.compression.storage.entropy_coding import (
+from mlites.errors import InputError
+from mlites.packing.entropy_coding import (
     WHOLE,
     Coder,
     Decoder,
@@ -15,7 +16,6 @@ from mlites.compression.storage.entropy_coding import (
     code_symbols,
     frequencies,
 )
-from mlites.errors import InputError
 
 
 def entropy_bytes(symbols: np.ndarray) -> float:

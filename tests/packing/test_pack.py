@@ -20,12 +20,12 @@ from onnx.external_data_helper import convert_model_to_external_data
 
 from mlites.compression.pruning.magnitude import prune_magnitude
 from mlites.compression.quantization.static import quantize_static_int8
-from mlites.compression.storage import packing
-from mlites.compression.storage.onnx_tensors import find_tensors
-from mlites.compression.storage.packing import MAGIC, pack, packed_size, unpack
+from mlites.packing import pack as packing
 from mlites.errors import InputError
 from mlites.export import export_onnx
 from mlites.models.build import build_model
+from mlites.packing.onnx_tensors import find_tensors
+from mlites.packing.pack import MAGIC, pack, packed_size, unpack
 
 DENSE = np.random.default_rng(0).normal(size=(64, 100)).astype(np.float32)
 FEW = np.linspace(-1, 1, 16, dtype=np.float32)[np.random.default_rng(1).integers(0, 16, (40, 90))]
@@ -210,7 +210,7 @@ def test_a_megabyte_takes_less_than_two_seconds_of_one_core() -> None:
 def test_unpacking_needs_numpy_alone() -> None:
     model = model_of(FEW).SerializeToString()
     code = (
-        "import sys; from mlites.compression.storage.packing import unpack;"
+        "import sys; from mlites.packing.pack import unpack;"
         "sys.stdout.buffer.write(unpack(sys.stdin.buffer.read()));"
         "sys.exit(any(name in sys.modules for name in ('torch', 'onnx', 'onnxruntime', 'sklearn', 'pydantic')))"
     )

@@ -12,14 +12,14 @@ from onnx import numpy_helper
 from torch import nn
 
 from mlites.compression.pruning.magnitude import prune_magnitude
-from mlites.compression.storage.packing import pack, unpack
-from mlites.compression.storage.sharing import share_module
-from mlites.compression.storage.weight_sharing import cluster
+from mlites.compression.sharing.share import share_module
+from mlites.compression.sharing.weight_sharing import cluster
 from mlites.errors import InputError
 from mlites.export import export_onnx
 from mlites.models.build import build_model
 from mlites.models.card import ModelCard
 from mlites.models.checkpoint import save_model
+from mlites.packing.pack import pack, unpack
 from mlites.recipe import Share, Training
 from mlites.training.loop import TrainingData, evaluate, train
 

@@ -8,7 +8,7 @@ from sklearn.cluster import KMeans
 from torch import nn
 from torch.nn.utils import parametrize
 
-from mlites.compression.storage.weight_sharing import SharedWeight, cluster, linear_centroids
+from mlites.compression.sharing.weight_sharing import SharedWeight, cluster, linear_centroids
 
 
 def squared_error(values: np.ndarray, centroids: np.ndarray) -> float:

@@ -1,0 +1,1 @@
+"""Weight sharing: few values for many weights."""

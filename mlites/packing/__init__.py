@@ -1,0 +1,1 @@
+"""Model files made small for download, and restored bit for bit."""
