@@ -20,10 +20,10 @@ from onnx.external_data_helper import convert_model_to_external_data
 
 from mlites.compression.pruning.magnitude import prune_magnitude
 from mlites.compression.quantization.static import quantize_static_int8
-from mlites.packing import pack as packing
 from mlites.errors import InputError
 from mlites.export import export_onnx
 from mlites.models.build import build_model
+from mlites.packing import pack as packing
 from mlites.packing.onnx_tensors import find_tensors
 from mlites.packing.pack import MAGIC, pack, packed_size, unpack
 
