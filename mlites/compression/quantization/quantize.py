@@ -13,7 +13,7 @@ from mlites.compression.quantization.dynamic import dynamic_int8
 from mlites.compression.quantization.half import bf16, fp16
 from mlites.compression.quantization.int4 import int4
 from mlites.compression.quantization.reduce_range import reduces_range
-from mlites.compression.quantization.rollback import Drop, paired_drop, roll_back
+from mlites.compression.quantization.rollback import Drop, paired_drop, roll_back, smallest_limit_points
 from mlites.compression.quantization.scheme import Layer, Scheme
 from mlites.compression.quantization.sensitivity import measure_sensitivity
 from mlites.compression.quantization.static import static_int8
@@ -49,15 +49,20 @@ def quantize_model(
     logits = answers(model, validation_inputs)
     facts: dict[str, Any] = {**scheme.facts, "size_bytes_before": _size(model)}
     kept: tuple[Layer, ...] = ()
+    was_right = logits.argmax(1) == validation_labels
     if options.max_drop_points is not None:
         done = roll_back(model, scheme, logits, validation_inputs, validation_labels, options.max_drop_points)
-        quantized, kept = done.model, done.kept
+        quantized, kept, drop = done.model, done.kept, done.after
         facts |= _drop_facts("before_rollback", done.before) | {
             "evaluations": done.evaluations,
             "sensitivity_evaluations": done.sensitivity_evaluations,
         }
         if len(kept) == len(scheme.layers):
-            facts["rolled_back"] = "no layer can be quantized within the limit: the model is the float one it was"
+            least = smallest_limit_points(len(validation_labels))
+            facts["rolled_back"] = (
+                "no layer can be quantized within the limit, so the model is the float one it was; "
+                f"{len(validation_labels)} validation rows cannot rule out a drop of less than {least:.2f} points"
+            )
     else:
         if options.sensitive_layers:
             kept = _sensitive(scheme, logits, validation_inputs, options.sensitive_layers)
@@ -65,10 +70,11 @@ def quantize_model(
     if quantized is not model:
         compact_(quantized)
     right = answers(quantized, validation_inputs).argmax(1) == validation_labels
-    was_right = logits.argmax(1) == validation_labels
+    if options.max_drop_points is None:
+        drop = paired_drop(was_right, right)
     operators = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
     untouched = Counter(node.op_type for node in quantized.graph.node if node.op_type in operators)
-    facts |= _drop_facts("after", paired_drop(was_right, right)) | {
+    facts |= _drop_facts("after", drop) | {
         "validation_accuracy_before": float(was_right.mean()),
         "validation_accuracy": float(right.mean()),
         "size_bytes": _size(quantized),

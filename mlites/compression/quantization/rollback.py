@@ -99,14 +99,24 @@ def paired_drop(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Drop:
     """Drop between two models that answered the same rows, right or wrong (n,) each.
 
     Only the rows on which one is right and the other wrong count: their difference has the variance of a signed sum.
+    One row more is counted in (Agresti & Min 2005), or rows without any such case would prove that there is none.
 
     >>> paired_drop(np.array([True] * 100), np.array([True] * 99 + [False])).points
     1.0
     """
     rows = len(before)
     lost, gained = int((before & ~after).sum()), int((~before & after).sum())
-    deviation = math.sqrt(lost + gained - (lost - gained) ** 2 / rows)
+    deviation = math.sqrt(lost + gained + 1 - (lost - gained) ** 2 / rows)
     return Drop(100 * (lost - gained) / rows, 100 * (lost - gained + Z * deviation) / rows)
+
+
+def smallest_limit_points(rows: int) -> float:
+    """The least drop that so many rows can rule out: the bound where no answer changes.
+
+    >>> round(smallest_limit_points(3000), 3)
+    0.078
+    """
+    return 100 * Z / rows
 
 
 class _Search:

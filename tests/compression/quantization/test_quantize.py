@@ -112,6 +112,8 @@ def test_a_limit_beyond_reach_gives_the_float_model_and_says_so(
     )
     assert facts["drop_points_before_rollback"] > 0
     assert facts["drop_points_after"] <= 0 and facts["drop_bound_points_after"] <= 0
+    least = "150 validation rows cannot rule out a drop of less than 1.55 points"
+    assert facts.get("rolled_back", least).endswith(least)
     assert (found is model) == (facts["layers_quantized"] == 0) == ("rolled_back" in facts)
 
 

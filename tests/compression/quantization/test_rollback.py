@@ -56,8 +56,16 @@ def test_the_bound_is_that_of_a_paired_difference() -> None:
     found = paired_drop(before, after)
     difference = before.astype(float) - after
     assert found.points == pytest.approx(100 * difference.mean())
-    assert found.bound_points == pytest.approx(100 * (difference.mean() + Z * difference.std() / math.sqrt(1000)))
-    assert paired_drop(before, before) == Drop(0.0, 0.0)
+    deviation = math.sqrt(1000 * difference.var() + 1) / 1000
+    assert found.bound_points == pytest.approx(100 * (difference.mean() + Z * deviation))
+
+
+def test_equal_answers_on_few_rows_prove_little() -> None:
+    for rows in (180, 5000):
+        right = np.arange(rows) % 3 > 0
+        assert paired_drop(right, right) == Drop(0.0, pytest.approx(smallest_limit_points(rows)))
+    missed = 1 - smallest_limit_points(180) / 100  # of drops so large, this part shows in 180 rows
+    assert 1 - missed**180 > 0.9
 
 
 def test_a_true_drop_above_the_limit_is_accepted_once_in_a_hundred() -> None:
