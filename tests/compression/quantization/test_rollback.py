@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import binom
 
-from mlites.compression.quantization.rollback import Drop, Z, paired_drop, roll_back
+from mlites.compression.quantization.rollback import Drop, Z, paired_drop, roll_back, smallest_limit_points
 from mlites.compression.quantization.scheme import Layer, Scheme
 from mlites.compression.quantization.static import static_int8
 from mlites.export import answers
