@@ -89,7 +89,7 @@ def roll_back(
             if search.drop(_names(fewer)).bound_points <= limit_points:
                 kept = fewer
     if len(kept) == len(ranking):
-        return Rollback(model, tuple(kept), before, Drop(0.0, 0.0), search.evaluations, len(ranking))
+        return Rollback(model, scheme.layers, before, Drop(0.0, 0.0), search.evaluations, len(ranking))
     names = _names(kept)
     order = tuple(layer for layer in scheme.layers if layer.name in names)
     return Rollback(scheme.build(names), order, before, search.drop(names), search.evaluations, len(ranking))
