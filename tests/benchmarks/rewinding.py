@@ -1,4 +1,4 @@
-"""How to train again after pruning: LeNet-300-100, Fashion-MNIST; `python -m tests.benchmarks.rewinding [EPOCHS]`.
+"""How to train again after pruning, on Fashion-MNIST: `python -m tests.benchmarks.rewinding [NETWORK [EPOCHS]]`.
 
 The comparison of Renda, Frankle & Carbin (2020), with the random re-initialization of Frankle & Carbin (2019) as the
 control. Each network is pruned once by global magnitude and trained again for as many epochs as the original had: at
@@ -6,8 +6,10 @@ the last rate of the original schedule (fine-tuning), by the whole schedule agai
 whole schedule from new random weights (re-initialization). Nothing is chosen on the way: validation rows are only
 reported, and the table holds test accuracy.
 
-The original must have converged, as the paper's have: after 10 epochs it has not, and then the control, which trains at
-high rates once more, passes fine-tuning (88.75% against 88.39% at 90% zeros).
+Measured on LeNet-300-100 at 90% zeros, medians of three seeds: rewinding 89.78%, fine-tuning 89.34%, control 89.38%,
+dense 89.69%. Rewinding comes first in every seed; fine-tuning and the control cannot be told apart on 10,000 test rows:
+sparse from the start, this small network learns nearly as well. An original of 10 epochs, which has not converged,
+leaves fine-tuning behind the control (88.39% and 88.75%; rewinding 89.39%, dense 88.89%).
 """
 
 import statistics
@@ -26,11 +28,15 @@ from mlites.data.prepare import fit_preprocessing
 from mlites.data.sources import idx
 from mlites.data.splits import split
 from mlites.models.build import build_model
-from mlites.recipe import MLP, Data, Prune, Training
+from mlites.recipe import MLP, Data, LeNet, Prune, ResNet, Training
 from mlites.training.loop import TrainingData, evaluate, train
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of the Debian package dataset-fashion-mnist
-NETWORK = MLP(family="mlp", hidden=(300, 100))
+NETWORKS: dict[str, MLP | LeNet | ResNet] = {
+    "lenet-300-100": MLP(family="mlp", hidden=(300, 100)),
+    "lenet-5": LeNet(family="lenet"),
+    "resnet-20": ResNet(family="resnet", depth=20),
+}
 SHAPE, CLASSES = (1, 28, 28), 10
 EPOCHS, RATE = 30, 0.1
 SPARSITIES = (0.9,)
@@ -51,16 +57,16 @@ def load(seed: int) -> tuple[TrainingData, Tensor, Tensor]:
     return TrainingData(*tensors[:4]), tensors[4], tensors[5]
 
 
-def measure(seed: int, epochs: int, console: Console) -> dict[str, Any]:
+def measure(network: str, seed: int, epochs: int, console: Console) -> dict[str, Any]:
     """Test accuracy in percent of the dense network, and of each sparsity and retraining."""
     data, inputs, labels = load(0)
 
     def accuracy(module: nn.Module) -> float:
         return 100 * evaluate(module, inputs, labels)[0]
 
-    original = Training(epochs=epochs, batch_size=128, learning_rate=RATE, schedule="step", precision="fp32")
+    original = Training(epochs=epochs, batch_size=128, learning_rate=RATE, schedule="step", precision="auto")
     last_rate = original.model_copy(update={"schedule": "constant", "learning_rate": RATE / 100})
-    origin = Origin(lambda: build_model(NETWORK, SHAPE, CLASSES, seed), original, seed)
+    origin = Origin(lambda: build_model(NETWORKS[network], SHAPE, CLASSES, seed), original, seed)
     dense = origin.build()
     train(dense, data, original, seed, report=lambda _: None)
     found: dict[str, Any] = {"dense": accuracy(dense)}
@@ -79,14 +85,14 @@ def measure(seed: int, epochs: int, console: Console) -> dict[str, Any]:
     return found
 
 
-def show(results: list[dict[str, Any]], epochs: int, console: Console) -> bool:
+def show(results: list[dict[str, Any]], network: str, epochs: int, console: Console) -> bool:
     """Print the medians; whether they come in the paper's order, and rewinding loses at most 0.1 point."""
 
     def median(key: str) -> float:
         return statistics.median(one[key] for one in results)
 
     title = (
-        f"LeNet-300-100 on Fashion-MNIST, {epochs} epochs, {len(results)} seeds: "
+        f"{network} on Fashion-MNIST, {epochs} epochs, {len(results)} seeds: "
         f"dense {median('dense'):.2f}% (median test accuracy)"
     )
     table = Table("zeros", *RETRAININGS, "loss of rewinding", "order", title=title)
@@ -107,9 +113,10 @@ def show(results: list[dict[str, Any]], epochs: int, console: Console) -> bool:
 def main() -> None:
     """Measure the seeds one after the other; the exit status tells whether the claim holds."""
     console = Console(width=150)
-    epochs = int(sys.argv[1]) if len(sys.argv) > 1 else EPOCHS
-    results = [measure(seed, epochs, console) for seed in SEEDS]
-    sys.exit(0 if show(results, epochs, console) else 1)
+    network = sys.argv[1] if len(sys.argv) > 1 else "lenet-300-100"
+    epochs = int(sys.argv[2]) if len(sys.argv) > 2 else EPOCHS
+    results = [measure(network, seed, epochs, console) for seed in SEEDS]
+    sys.exit(0 if show(results, network, epochs, console) else 1)
 
 
 if __name__ == "__main__":
