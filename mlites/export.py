@@ -14,16 +14,12 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import nn
 
-from mlites.errors import InputError
+from mlites.errors import InputError, ParityError
 from mlites.inference import INPUT, OUTPUT, infer, open_session
 
 OPSET = 18
 TOLERANCE = 1e-4  # of the largest logit, or of 1 where all are smaller
 ROWS_AT_A_TIME = 256
-
-
-class ParityError(Exception):
-    """The exported model answers differently from its source."""
 
 
 def export_onnx(module: nn.Module, input_shape: Sequence[int]) -> onnx.ModelProto:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mlites import __version__
-from mlites.errors import InputError
+from mlites.errors import InputError, ParityError
 from mlites.files import write_atomically
 from mlites.recipe import Recipe, load_recipe
 
@@ -227,10 +227,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (
-        StackFailed,
-        OSError,
-    ) as error:
+    except (StackFailed, ParityError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):

@@ -234,7 +234,7 @@ class _Run:
 def _hold_(masked: list[tuple[nn.Parameter, Tensor]]) -> None:
     with torch.no_grad():
         for parameter, mask in masked:
-            parameter.mul_(mask)
+            parameter.masked_fill_(~mask, 0.0)  # a product would leave zeros of two signs, which pack worse
 
 
 def _check(data: TrainingData, options: Training) -> None:

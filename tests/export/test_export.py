@@ -12,8 +12,8 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from mlites.errors import InputError
-from mlites.export import OPSET, ParityError, answers, check_parity, compact_, export_onnx
+from mlites.errors import InputError, ParityError
+from mlites.export import OPSET, answers, check_parity, compact_, export_onnx
 from mlites.models.build import build_model
 from mlites.recipe import MLP, ResNet
 

@@ -46,7 +46,7 @@ def apply_masks_(module: nn.Module, masks: dict[str, Tensor]) -> None:
     """Zero the weights whose mask is False."""
     with torch.no_grad():
         for name, mask in masks.items():
-            module.get_parameter(name).mul_(mask)
+            module.get_parameter(name).masked_fill_(~mask, 0.0)
 
 
 def prune_magnitude(module: nn.Module, amount: float) -> tuple[nn.Module, dict[str, float]]:

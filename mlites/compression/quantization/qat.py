@@ -31,8 +31,8 @@ from mlites.compression.quantization.quantized_network import QuantizedNetwork
 from mlites.compression.quantization.reduce_range import reduces_range
 from mlites.compression.quantization.scheme import prepare, quiet
 from mlites.compression.quantization.static import quantize_static_int8
-from mlites.errors import InputError
-from mlites.export import OPSET, ParityError, answers, compact_, export_onnx
+from mlites.errors import InputError, ParityError
+from mlites.export import OPSET, answers, compact_, export_onnx
 from mlites.inference import OUTPUT
 from mlites.recipe import QAT
 from mlites.training.loop import TrainingData, evaluate, train

@@ -20,8 +20,8 @@ from mlites.compression.quantization.qdq_export import find_places, write_learne
 from mlites.compression.quantization.quantized_network import QuantizedNetwork
 from mlites.compression.quantization.scheme import prepare
 from mlites.compression.quantization.static import quantize_static_int8
-from mlites.errors import InputError
-from mlites.export import ParityError, answers, export_onnx
+from mlites.errors import InputError, ParityError
+from mlites.export import answers, export_onnx
 from mlites.models.build import build_model
 from mlites.recipe import QAT, Training
 from mlites.training.loop import TrainingData, evaluate, train
