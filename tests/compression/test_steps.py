@@ -80,7 +80,7 @@ def test_zeros_survive_fine_tuning_and_later_pruning(teacher: Path, dataset: Dat
     both = prune(tmp_path / "sparse", dataset, pass_of(Prune, amount=0.5, round_to=4), 1, tmp_path / "both")
     assert both.provenance[-1]["metrics"]["sparsity"] > 0.5
     dense = prune(teacher, dataset, pass_of(Prune, amount=0.5, round_to=4), 1, tmp_path / "dense")
-    assert "sparsity" not in dense.provenance[-1]["metrics"]
+    assert dense.provenance[-1]["metrics"]["sparsity"] < 0.01
 
 
 @pytest.mark.parametrize("augmentation", [(), ("crop",)])

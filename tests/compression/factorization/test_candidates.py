@@ -58,7 +58,7 @@ def test_every_layer_that_stays_whole_is_named_with_its_reason() -> None:
     torch.manual_seed(0)
     module, rows = Zoo().eval(), torch.randn(1, 1, 6, 6)
     factorized, facts = factorize_layers(
-        module, rows, Factorize.model_validate({"pass": "factorize", "energy": 0.3}), 0
+        module, rows, Factorize.model_validate({"pass": "factorize", "method": "tucker", "energy": 0.3}), 0
     )
     assert list(facts["ranks"]) == ["good", "row"]
     fragments = {
@@ -152,5 +152,10 @@ def test_network_in_which_nothing_can_be_saved_is_refused(
 ) -> None:
     torch.manual_seed(0)
     with pytest.raises(InputError, match=message) as caught:
-        factorize_layers(module, torch.zeros(1, 16), Factorize.model_validate({"pass": "factorize", **options}), 0)
+        factorize_layers(
+            module,
+            torch.zeros(1, 16),
+            Factorize.model_validate({"pass": "factorize", "method": "tucker", **options}),
+            0,
+        )
     assert "\n" not in str(caught.value)
