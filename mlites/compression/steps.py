@@ -44,7 +44,6 @@ def train_teacher(
     Raises:
         InputError: the model does not fit the data, or does not load.
     """
-    transferred = {"transfer": teacher.transfer.model_dump(mode="json")} if teacher.transfer else {}
     if teacher.architecture is not None:
         options = teacher.training or Training()
         module = build_model(teacher.architecture, dataset.input_shape, len(dataset.classes), seed)
@@ -53,6 +52,7 @@ def train_teacher(
         return _save(folder, module, card, dataset, "train", options.model_dump(mode="json"), seed, history)
     if given is None:
         raise InputError("teacher: the recipe names a model or weights, but no local copy of them was given")
+    what: dict[str, Any] = {}
     if teacher.model is not None:
         module, card = load_model(given)
         if not teacher.transfer:
@@ -63,23 +63,20 @@ def train_teacher(
                 f"the pretrained model takes rows of shape {card.input_shape}, the data has {dataset.input_shape}; "
                 f"transfer changes the classes alone: bring the data to the model's shape, or start from another model"
             )
-        data, classes = _training_data(card, dataset), dataset.classes
-        module, history = transfer(
-            module, data, teacher.transfer, seed, classes_count=len(classes), checkpoint=checkpoint
-        )
-        # build_model takes the width of the output from the card's classes; of a factory it is recorded as a size
-        return _save(folder, module, card, dataset, "train", transferred, seed, history, classes=classes)
-    architecture = {"family": "factory", "factory": teacher.factory, "options": teacher.options}
-    module = build_model(architecture, dataset.input_shape, len(dataset.classes), seed)
-    load_weights_(module, given)
-    card = _new_card(dataset, architecture)
-    what = {"factory": teacher.factory, **transferred}
-    if teacher.transfer:
-        data, count = _training_data(card, dataset), len(card.classes)
-        module, history = transfer(module, data, teacher.transfer, seed, classes_count=count, checkpoint=checkpoint)
-        return _save(folder, module, card, dataset, "train", what, seed, history)
-    _check_answers(module.eval(), card)
-    return _save(folder, module, card, dataset, "train", what, None, None)
+    else:
+        architecture = {"family": "factory", "factory": teacher.factory, "options": teacher.options}
+        module = build_model(architecture, dataset.input_shape, len(dataset.classes), seed)
+        load_weights_(module, given)
+        card = _new_card(dataset, architecture)
+        what["factory"] = teacher.factory
+        if not teacher.transfer:
+            _check_answers(module.eval(), card)
+            return _save(folder, module, card, dataset, "train", what, None, None)
+    what["transfer"] = teacher.transfer.model_dump(mode="json")
+    data, classes = _training_data(card, dataset), dataset.classes
+    module, history = transfer(module, data, teacher.transfer, seed, classes_count=len(classes), checkpoint=checkpoint)
+    # build_model takes the width of the output from the card's classes; of a factory it is recorded as a size
+    return _save(folder, module, card, dataset, "train", what, seed, history, classes=classes)
 
 
 def distill(
@@ -104,8 +101,7 @@ def distill(
         folder: where the model goes; replaced whole.
         checkpoint: place that outlives a killed run.
     """
-    module, card = load_model(parent)
-    _check_fits(card, dataset)
+    module, card = _load(parent, dataset)
     identity = card.digest
     changed: dict[str, Any] = {}
     if options.student is None:
@@ -135,8 +131,7 @@ def prune(
     """Remove weights or channels, then train again; zeros of an earlier pruning stay zero."""
     from mlites.compression.pruning.prune import prune_module  # takes seconds to import
 
-    module, card = load_model(parent)
-    _check_fits(card, dataset)
+    module, card = _load(parent, dataset)
     module, history, facts = prune_module(
         module,
         _training_data(card, dataset),
@@ -157,8 +152,7 @@ def factorize(
     """Replace layers by cheaper ones, then fine-tune."""
     from mlites.compression.factorization.factorize import factorize_module
 
-    module, card = load_model(parent)
-    _check_fits(card, dataset)
+    module, card = _load(parent, dataset)
     data = _training_data(card, dataset)
     module, history, facts = factorize_module(
         module, data, options, seed, input_shape=card.input_shape, checkpoint=checkpoint
@@ -173,8 +167,7 @@ def share(
     """Give each layer's weights a few shared values, then train these; zeros of pruning stay zero."""
     from mlites.compression.sharing.share import share_module
 
-    module, card = load_model(parent)
-    _check_fits(card, dataset)
+    module, card = _load(parent, dataset)
     module, history, facts = share_module(module, _training_data(card, dataset), options, seed, checkpoint=checkpoint)
     what = options.model_dump(mode="json", by_alias=True)
     return _save(folder, module, card, dataset, "share", what, seed, history, facts=facts)
@@ -185,10 +178,8 @@ def qat(
 ) -> ModelCard:
     """Train a PyTorch model with the rounding of INT8, and write it as INT8 ONNX."""
     from mlites.compression.quantization.qat import train_quantized
-    from mlites.export import answers, compact_
 
-    module, card = load_model(parent)
-    _check_fits(card, dataset)
+    module, card = _load(parent, dataset)
     model, history, facts = train_quantized(
         module,
         _training_data(card, dataset),
@@ -198,9 +189,6 @@ def qat(
         keep_zeros=_was_made_sparse(card),
         checkpoint=checkpoint,
     )
-    compact_(model)
-    inputs, labels = _arrays(card, dataset, "validation")
-    facts["validation_accuracy"] = float((answers(model, inputs).argmax(1) == labels).mean())
     what = options.model_dump(mode="json", by_alias=True)
     child = card.after(
         "qat",
@@ -219,8 +207,7 @@ def export(parent: Path, dataset: Dataset, folder: Path) -> ModelCard:
     """Write a PyTorch model as ONNX, checked on the validation rows."""
     from mlites.export import answers, check_parity, export_onnx
 
-    module, card = load_model(parent)
-    _check_fits(card, dataset)
+    module, card = _load(parent, dataset)
     model = export_onnx(module, card.input_shape)
     inputs, labels = _arrays(card, dataset, "validation")
     metrics = check_parity(model, module, inputs)
@@ -231,8 +218,8 @@ def export(parent: Path, dataset: Dataset, folder: Path) -> ModelCard:
 
 def quantize(parent: Path, dataset: Dataset, options: Quantize, folder: Path) -> ModelCard:
     """Quantize an FP32 ONNX model, calibrated on training rows taken at even distances."""
+    from mlites.compression.quantization.calibration import evenly
     from mlites.compression.quantization.quantize import quantize_model
-    from mlites.export import answers, compact_
     from mlites.inference import check_file
 
     card = read_card(parent)
@@ -242,21 +229,23 @@ def quantize(parent: Path, dataset: Dataset, options: Quantize, folder: Path) ->
     check_file(parent / "model.onnx")
     model = onnx.load(parent / "model.onnx", load_external_data=False)
     rows, _ = _arrays(card, dataset, "train")
-    chosen = np.linspace(0, len(rows) - 1, min(options.samples, len(rows))).round().astype(np.int64)
     inputs, labels = _arrays(card, dataset, "validation")
     quantized, facts = quantize_model(
-        model, options, calibration=rows[chosen], validation_inputs=inputs, validation_labels=labels
+        model,
+        options,
+        calibration=rows[evenly(len(rows), options.samples)],
+        validation_inputs=inputs,
+        validation_labels=labels,
     )
-    compact_(quantized)
-    facts["validation_accuracy"] = float((answers(quantized, inputs).argmax(1) == labels).mean())
-    before, after = (len(one.SerializeToString(deterministic=True)) for one in (model, quantized))
-    child = card.after(
-        "quantize",
-        options=options.model_dump(mode="json", by_alias=True),
-        data=dataset.digest,
-        metrics={**facts, "size_bytes_before": before, "size_bytes": after},
-    )
+    what = options.model_dump(mode="json", by_alias=True)
+    child = card.after("quantize", options=what, data=dataset.digest, metrics=facts)
     return write_model_folder(folder, quantized.SerializeToString(deterministic=True), child)
+
+
+def _load(folder: Path, dataset: Dataset) -> tuple[nn.Module, ModelCard]:
+    module, card = load_model(folder)
+    _check_fits(card, dataset)
+    return module, card
 
 
 def _new_card(dataset: Dataset, architecture: dict[str, Any]) -> ModelCard:

@@ -19,7 +19,7 @@ from mlites.files import canonical_json, digest_json, write_atomically
 
 Precision = Literal["fp32", "bf16"]
 Step = Callable[[nn.Module, Precision], Tensor]
-LEAST_MACS = 1e9  # of one step's forward pass; smaller networks gain little, and chance would decide
+LEAST_MACS = 5e8  # of one step's forward pass; smaller networks gain little, and chance would decide
 LEAST_GAIN = 1.25
 WARM_UP_STEPS, TIMED_STEPS = 2, 8
 

@@ -39,6 +39,15 @@ class Rows(Protocol):
     def __getitem__(self, part: slice, /) -> NDArray[np.float32]: ...
 
 
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """Numbers of at most so many rows, taken at even distances from first to last.
+
+    >>> evenly(10, 4).tolist()
+    [0, 3, 6, 9]
+    """
+    return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
+
+
 def calibrate(model: onnx.ModelProto, rows: Rows, tensors: Sequence[str], method: Method) -> dict[str, Range]:
     """Find the range of activations.
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mlites.compression.pruning.magnitude import zero_masks
+from mlites.compression.quantization.calibration import evenly
 from mlites.compression.quantization.fake_quantization import ActivationQuantizer, activation_scale
 from mlites.compression.quantization.onnx_network import OnnxNetwork, unknown_operators
 from mlites.compression.quantization.qdq_export import find_places, write_learned_
@@ -86,7 +87,7 @@ def train_quantized(
     if unknown:
         raise InputError(_refusal(module, input_shape, unknown))
     levels = 64 if reduces_range(options.reduce_range) else 127
-    rows = data.inputs[_evenly(len(data.inputs), CALIBRATION_ROWS)].numpy()
+    rows = data.inputs[evenly(len(data.inputs), CALIBRATION_ROWS)].numpy()
     _check_computes_alike(prepared, exported, rows[:COMPARED_ROWS])
     quantized = quantize_static_int8(prepared, rows, per_channel=options.per_channel)
     places = find_places(quantized, prepared)
@@ -104,16 +105,12 @@ def train_quantized(
     return quantized, history, {
         "float_validation_accuracy": before,
         "simulated_validation_accuracy": simulated,
-        "onnx_validation_accuracy": float((found.argmax(1) == data.validation_labels.numpy()).mean()),
+        "validation_accuracy": float((found.argmax(1) == data.validation_labels.numpy()).mean()),
         "float_size_bytes": exported.ByteSize(),
         "size_bytes": quantized.ByteSize(),
         "weight_bits": 7 if levels == 64 else 8,
         **_check_parity(found, logits.numpy(), _step(network.ranges.get(OUTPUT), logits)),
     }  # fmt: skip
-
-
-def _evenly(count: int, most: int) -> NDArray[np.int64]:
-    return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
 
 
 def _own_biases_(model: onnx.ModelProto) -> None:

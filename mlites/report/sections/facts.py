@@ -73,7 +73,6 @@ KNOWN: dict[str, Wording] = {  # in the order in which a page tells them
     # quantization and export
     "float_validation_accuracy": ("the float model's accuracy", percent),
     "simulated_validation_accuracy": ("accuracy with the rounding simulated", percent),
-    "onnx_validation_accuracy": ("accuracy of the file", percent),
     "float_size_bytes": ("size of the float file", size),
     "weight_bits": ("bits of a weight", count),
     "reduce_range": ("weights held to 7 bits, as the processor's 8 saturate", _yes),

@@ -151,7 +151,7 @@ def test_file_answers_as_trained_and_runs_the_kernels_of_static_quantization(
     static = quantize_static_int8(export_onnx(module, SHAPE), data.inputs.numpy(), per_channel=per_channel)
     assert kernels(model, tmp_path) == kernels(static, tmp_path)
     assert facts["agreement"] > 0.95 and facts["mean_steps_apart"] < 1
-    assert facts["simulated_validation_accuracy"] == pytest.approx(facts["onnx_validation_accuracy"], abs=0.02)
+    assert facts["simulated_validation_accuracy"] == pytest.approx(facts["validation_accuracy"], abs=0.02)
     assert facts["size_bytes"] == model.ByteSize() and len(history) == 1
 
 
@@ -160,7 +160,7 @@ def test_facts_are_the_accuracies_and_sizes(
 ) -> None:
     model, history, facts = trained
     found = (answers(model, data.validation_inputs.numpy()).argmax(1) == data.validation_labels.numpy()).mean()
-    assert facts["onnx_validation_accuracy"] == found
+    assert facts["validation_accuracy"] == found
     assert facts["float_validation_accuracy"] == evaluate(teacher, data.validation_inputs, data.validation_labels)[0]
     assert facts["simulated_validation_accuracy"] == history[-1]["validation_accuracy"]
     assert facts["size_bytes"] < facts["float_size_bytes"] / 2 and facts["weight_bits"] == 8
@@ -270,7 +270,7 @@ def test_training_recovers_what_one_scale_a_weight_costs(data: TrainingData) -> 
     _, _, facts = train_quantized(module, data, qat(per_channel=False, training=training), 0, input_shape=SHAPE)
     lost = facts["float_validation_accuracy"] - after_static
     assert lost > 0.05
-    assert facts["float_validation_accuracy"] - facts["onnx_validation_accuracy"] < lost / 2
+    assert facts["float_validation_accuracy"] - facts["validation_accuracy"] < lost / 2
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(
