@@ -67,7 +67,9 @@ def _convnet(options: dict[str, Any], input_shape: tuple[int, ...], classes_coun
     checked = _checked(recipe.ConvNet, options)
     shape = _image_shape("convnet", input_shape)
     kernels = checked.kernels or (3,) * len(checked.channels)
-    return ConvNetClassifier(shape, checked.channels, checked.strides, kernels, checked.head, classes_count)
+    return ConvNetClassifier(
+        shape, checked.channels, checked.strides, kernels, checked.head, checked.separable, classes_count
+    )
 
 
 def _separable(options: dict[str, Any], input_shape: tuple[int, ...], classes_count: int) -> nn.Module:

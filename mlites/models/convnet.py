@@ -1,7 +1,8 @@
-"""Plain convolutions, one after the other: of all networks the one with the fewest operators.
+"""Convolutions one after the other, plain or depthwise-separable: of all networks those with the fewest operators.
 
-Source: Ioffe & Szegedy (2015), "Batch Normalization" (convolution, normalization, ReLU); Springenberg et al. (2015),
-"Striving for Simplicity: The All Convolutional Net" (strides instead of pooling, the mean over the picture at the end).
+Sources: Ioffe & Szegedy (2015), "Batch Normalization" (convolution, normalization, ReLU); Springenberg et al. (2015),
+"Striving for Simplicity: The All Convolutional Net" (strides instead of pooling, the mean over the picture at the end);
+Howard et al. (2017), "MobileNets" (depthwise, then 1x1).
 """
 
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 class ConvBlock(nn.Module):
     """A convolution without bias, normalized and rectified."""
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, groups: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False)
+        padding = kernel // 2
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(channels_out)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -25,7 +27,10 @@ class ConvBlock(nn.Module):
 
 
 class ConvNetClassifier(nn.Module):
-    """Convolution blocks in a row, then logits from the mean over height and width, or from every position."""
+    """Convolution blocks in a row, then logits from the mean over height and width, or from every position.
+
+    Separable: from the second convolution on, each is a depthwise one and a 1x1.
+    """
 
     def __init__(
         self,
@@ -34,13 +39,18 @@ class ConvNetClassifier(nn.Module):
         strides: Sequence[int],
         kernels: Sequence[int],
         head: Literal["mean", "full"],
+        separable: bool,
         classes_count: int,
     ) -> None:
         super().__init__()
         channels_in, *edges = input_shape
         blocks: list[nn.Module] = []
         for channels_out, stride, kernel in zip(channels, strides, kernels, strict=True):
-            blocks.append(ConvBlock(channels_in, channels_out, kernel, stride))
+            if separable and blocks:
+                blocks.append(ConvBlock(channels_in, channels_in, kernel, stride, groups=channels_in))
+                blocks.append(ConvBlock(channels_in, channels_out, 1, 1))
+            else:
+                blocks.append(ConvBlock(channels_in, channels_out, kernel, stride))
             channels_in = channels_out
             edges = [(edge + 2 * (kernel // 2) - kernel) // stride + 1 for edge in edges]
         self.blocks = nn.Sequential(*blocks)

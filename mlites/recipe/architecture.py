@@ -56,7 +56,7 @@ class LeNet(Options):
 
 
 class ConvNet(Options):
-    """Plain convolutions with batch normalization and ReLU, one after the other, and one layer that decides.
+    """Convolutions with batch normalization and ReLU, one after the other, and one layer that decides.
 
     Nothing branches: of all networks the one with the fewest operators, which is what small inputs are bound by.
     """
@@ -74,6 +74,11 @@ class ConvNet(Options):
         description="mean: logits from the mean over the picture; full: from every position, which small networks want "
         "where all pictures are framed alike.",
     )
+    separable: bool = Field(
+        False,
+        description="Each convolution but the first is a depthwise one and a 1x1 (Howard et al. 2017): more "
+        "channels and layers for the same parameters.",
+    )
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "ConvNet":
@@ -86,7 +91,7 @@ class ConvNet(Options):
     @property
     def label(self) -> str:
         """The network in a few words."""
-        return f"convnet {'-'.join(map(str, self.channels))}"
+        return f"{'separable ' if self.separable else ''}convnet {'-'.join(map(str, self.channels))}"
 
 
 class Scaled(Options):

@@ -194,6 +194,18 @@ def test_convnet_is_one_convolution_after_the_other() -> None:
     torch.testing.assert_close(module(rows), values @ state["output.weight"].T + state["output.bias"])
 
 
+def test_a_separable_convnet_filters_each_channel_alone_then_mixes_them() -> None:
+    options = ConvNet(family="convnet", channels=(4, 6), strides=(1, 2), kernels=(3, 5), separable=True)
+    module = build_model(options, (2, 9, 8), 3).eval()
+    rows, state = torch.randn(7, 2, 9, 8), module.state_dict()
+    values = _normalized(F.conv2d(rows, state["blocks.0.conv.weight"], padding=1)).relu()
+    depthwise, pointwise = state["blocks.1.conv.weight"], state["blocks.2.conv.weight"]
+    alone = [F.conv2d(values[:, [i]], depthwise[[i]], stride=2, padding=2) for i in range(4)]
+    values = torch.einsum("oi,nihw->nohw", pointwise[:, :, 0, 0], _normalized(torch.cat(alone, 1)).relu())
+    values = _normalized(values).relu().mean((2, 3))
+    torch.testing.assert_close(module(rows), values @ state["output.weight"].T + state["output.bias"])
+
+
 def test_a_full_head_weighs_every_position() -> None:
     options = ConvNet(family="convnet", channels=(4, 6), strides=(2, 3), kernels=(4, 3), head="full")
     module = build_model(options, (1, 12, 9), 3).eval()
