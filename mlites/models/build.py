@@ -67,8 +67,9 @@ def _convnet(options: dict[str, Any], input_shape: tuple[int, ...], classes_coun
     checked = _checked(recipe.ConvNet, options)
     shape = _image_shape("convnet", input_shape)
     kernels = checked.kernels or (3,) * len(checked.channels)
+    separable_from = checked.separable_from or len(checked.channels)
     return ConvNetClassifier(
-        shape, checked.channels, checked.strides, kernels, checked.head, checked.separable, classes_count
+        shape, checked.channels, checked.strides, kernels, checked.head, separable_from, classes_count
     )
 
 

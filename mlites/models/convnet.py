@@ -29,7 +29,7 @@ class ConvBlock(nn.Module):
 class ConvNetClassifier(nn.Module):
     """Convolution blocks in a row, then logits from the mean over height and width, or from every position.
 
-    Separable: from the second convolution on, each is a depthwise one and a 1x1.
+    From number ``separable_from`` on, each convolution is a depthwise one and a 1x1.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class ConvNetClassifier(nn.Module):
         strides: Sequence[int],
         kernels: Sequence[int],
         head: Literal["mean", "full"],
-        separable: bool,
+        separable_from: int,
         classes_count: int,
     ) -> None:
         super().__init__()
         channels_in, *edges = input_shape
         blocks: list[nn.Module] = []
-        for channels_out, stride, kernel in zip(channels, strides, kernels, strict=True):
-            if separable and blocks:
+        for index, (channels_out, stride, kernel) in enumerate(zip(channels, strides, kernels, strict=True)):
+            if index >= separable_from:
                 blocks.append(ConvBlock(channels_in, channels_in, kernel, stride, groups=channels_in))
                 blocks.append(ConvBlock(channels_in, channels_out, 1, 1))
             else:

@@ -74,10 +74,11 @@ class ConvNet(Options):
         description="mean: logits from the mean over the picture; full: from every position, which small networks want "
         "where all pictures are framed alike.",
     )
-    separable: bool = Field(
-        False,
-        description="Each convolution but the first is a depthwise one and a 1x1 (Howard et al. 2017): more "
-        "channels and layers for the same parameters.",
+    separable_from: int | None = Field(
+        None,
+        ge=1,
+        description="Convolutions from this one on, the first being 0, are each a depthwise one and a 1x1 (Howard et al. "
+        "2017): more channels and layers for the same parameters. Default: none.",
     )
 
     @model_validator(mode="after")
@@ -86,12 +87,14 @@ class ConvNet(Options):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.channels):
                 raise ValueError(f"{name} needs one entry a convolution: {len(self.channels)}, got {len(values)}")
+        if self.separable_from is not None and self.separable_from >= len(self.channels):
+            raise ValueError(f"separable_from must be 1 to {len(self.channels) - 1}, got {self.separable_from}")
         return self
 
     @property
     def label(self) -> str:
         """The network in a few words."""
-        return f"{'separable ' if self.separable else ''}convnet {'-'.join(map(str, self.channels))}"
+        return f"{'separable ' if self.separable_from else ''}convnet {'-'.join(map(str, self.channels))}"
 
 
 class Scaled(Options):

@@ -195,7 +195,7 @@ def test_convnet_is_one_convolution_after_the_other() -> None:
 
 
 def test_a_separable_convnet_filters_each_channel_alone_then_mixes_them() -> None:
-    options = ConvNet(family="convnet", channels=(4, 6), strides=(1, 2), kernels=(3, 5), separable=True)
+    options = ConvNet(family="convnet", channels=(4, 6), strides=(1, 2), kernels=(3, 5), separable_from=1)
     module = build_model(options, (2, 9, 8), 3).eval()
     rows, state = torch.randn(7, 2, 9, 8), module.state_dict()
     values = _normalized(F.conv2d(rows, state["blocks.0.conv.weight"], padding=1)).relu()
@@ -204,6 +204,11 @@ def test_a_separable_convnet_filters_each_channel_alone_then_mixes_them() -> Non
     values = torch.einsum("oi,nihw->nohw", pointwise[:, :, 0, 0], _normalized(torch.cat(alone, 1)).relu())
     values = _normalized(values).relu().mean((2, 3))
     torch.testing.assert_close(module(rows), values @ state["output.weight"].T + state["output.bias"])
+
+
+def test_a_convnet_without_a_plain_convolution_or_without_a_separable_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="separable_from must be 1 to 1, got 2"):
+        ConvNet(family="convnet", channels=(4, 6), strides=(1, 2), separable_from=2)
 
 
 def test_a_full_head_weighs_every_position() -> None:

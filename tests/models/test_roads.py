@@ -22,7 +22,7 @@ SHAPE = (1, 16, 16)
 FAMILIES = [
     {"family": "lenet"},
     {"family": "convnet", "channels": (16, 16), "strides": (2, 2)},
-    {"family": "convnet", "channels": (16, 16), "strides": (2, 2), "separable": True},
+    {"family": "convnet", "channels": (16, 16), "strides": (2, 2), "separable_from": 1},
     {"family": "separable", "width": 0.3, "depth": 0.4, "resolution": 12},
     {"family": "mobilenet-v2", "width": 0.4, "depth": 0.3},
     {"family": "mobilenet-v3", "width": 0.5, "depth": 0.3},
