@@ -77,8 +77,8 @@ class ConvNet(Options):
     separable_from: int | None = Field(
         None,
         ge=1,
-        description="Convolutions from this one on, the first being 0, are each a depthwise one and a 1x1 (Howard et al. "
-        "2017): more channels and layers for the same parameters. Default: none.",
+        description="Convolutions from this one on, the first being 0, are each a depthwise one and a 1x1 (Howard et "
+        "al. 2017): more channels and layers for the same parameters. Default: none.",
     )
 
     @model_validator(mode="after")
