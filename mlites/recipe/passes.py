@@ -41,6 +41,11 @@ class Distill(Options):
     initialize: Literal["random", "teacher"] = Field(
         "random", description="teacher: copy its layers where shapes allow (every second block of a deeper one)."
     )
+    average_views: bool = Field(
+        False,
+        description="The teacher's answer about a row is its mean over the training's views (Radosavovic et al. 2018, "
+        '"Data Distillation"): better than each, and the same for all.',
+    )
     control: bool = Field(
         True, description="Train the same student without the teacher too, and say whether distillation paid."
     )
@@ -50,6 +55,10 @@ class Distill(Options):
     def _fits_method(self) -> "Distill":
         if self.feature_weight is not None and self.method in ("soft-targets", "decoupled"):
             raise ValueError(f"feature_weight does not apply to {self.method}, which looks at the outputs alone")
+        if self.average_views and self.training.views is None:
+            raise ValueError("average_views needs training.views: so many forms of each row there are")
+        if self.average_views and self.method not in ("soft-targets", "decoupled"):
+            raise ValueError(f"average_views is of outputs alone, but {self.method} looks inside the teacher too")
         if self.initialize == "teacher" and self.student is None:
             raise ValueError("initialize: teacher needs a student; without one the model keeps its own weights")
         if self.method == "attention" and self.student is not None and self.student.family == "mlp":

@@ -24,8 +24,10 @@ class Training(Options):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     augmentation: tuple[Literal["crop", "flip"], ...] = Field(
         (),
-        description="crop: shift by up to an eighth of the edge, zero-padded; flip: mirror left-right. Images alone.",
+        description="crop: shift by up to crop_fraction of the edge, black coming in; flip: mirror left-right. Images "
+        "alone.",
     )
+    crop_fraction: float = Field(0.125, gt=0, le=0.5, description="Of the edge; shifts by one pixel at least.")
     views: int | None = Field(
         None,
         ge=1,
@@ -46,6 +48,8 @@ class Training(Options):
             raise ValueError(f"augmentation names a step twice: {', '.join(self.augmentation)}")
         if self.views is not None and not self.augmentation:
             raise ValueError("views needs augmentation: without it each row has one form")
+        if "crop_fraction" in self.model_fields_set and "crop" not in self.augmentation and self.crop_fraction != 0.125:
+            raise ValueError("crop_fraction belongs to augmentation: [crop]")
         return self
 
 

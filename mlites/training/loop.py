@@ -268,7 +268,9 @@ def _batches(count: int, size: int, generator: Generator) -> list[Tensor]:
 def form_of_rows(data: TrainingData, options: Training, seed: int, number: int) -> Form:
     """How the training rows look in the epochs that see form ``number``."""
     shape = tuple(data.inputs.shape[1:])
-    return draw_form(len(data.labels), shape, options.augmentation, data.padding, seed, number)
+    return draw_form(
+        len(data.labels), shape, options.augmentation, data.padding, seed, number, crop=options.crop_fraction
+    )
 
 
 def _inputs(data: TrainingData, form: Form, rows: Tensor, device: torch.device) -> Tensor:

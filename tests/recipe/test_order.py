@@ -86,6 +86,21 @@ def test_orders_that_cannot_work_are_refused_with_the_reason(names: str, reason:
         ({"pass": "distill", "initialize": "teacher"}, "needs a student"),
         ({"pass": "distill", "student": STUDENT, "method": "attention"}, "which an mlp does not have"),
         ({"pass": "distill", "student": STUDENT, "feature_weight": 2}, "looks at the outputs alone"),
+        ({"pass": "distill", "student": STUDENT, "average_views": True}, "average_views needs training.views"),
+        (
+            {
+                "pass": "distill",
+                "student": STUDENT,
+                "method": "hints",
+                "average_views": True,
+                "training": {"augmentation": ["flip"], "views": 2},
+            },
+            "average_views is of outputs alone, but hints looks inside",
+        ),
+        (
+            {"pass": "distill", "student": STUDENT, "training": {"crop_fraction": 0.1}},
+            r"belongs to augmentation: \[crop\]",
+        ),
         ({"pass": "quantize", "sensitive_layers": 2, "max_drop_points": 1}, "both decide what stays in float"),
     ],
 )

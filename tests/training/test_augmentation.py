@@ -21,6 +21,13 @@ def test_each_shift_is_a_window_of_the_padded_image() -> None:
     assert shifted.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_smaller_crop_moves_less_but_by_one_pixel_at_least() -> None:
+    images = torch.arange(28.0).expand(200, 1, 28, 28)
+    for crop, reach in ((0.125, 3), (0.08, 2), (0.01, 1)):
+        moved = draw_form(200, (1, 28, 28), ("crop",), (), 0, 0, crop=crop).of(images, torch.arange(200))
+        assert set((moved[:, 0, 14, 14] - 14).int().tolist()) == set(range(-reach, reach + 1))
+
+
 def test_flip_mirrors_whole_rows_of_some_images() -> None:
     images = torch.randn(64, 3, 5, 7)
     mirrored = draw_form(64, (3, 5, 7), ("flip",), (), 0, 0).of(images, torch.arange(64))

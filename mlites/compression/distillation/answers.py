@@ -17,7 +17,8 @@ class TeacherAnswers:
 
     Rows that come back in the same form are asked about once, a form at a time and in the order of the rows, so that a
     resumed run hears the same; unless that takes more than 256 MiB. Rows that are new in every epoch are asked about
-    batch by batch, in the precision in which the student trains.
+    batch by batch, in the precision in which the student trains. On request its logits are the mean over all forms of
+    a row (Radosavovic et al. 2018, "Data Distillation").
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class TeacherAnswers:
         *,
         taps: Sequence[Tap] = (),
         views: Sequence[nn.Module] = (),
+        average: bool = False,
     ) -> None:
         """Get the teacher ready.
 
@@ -39,6 +41,7 @@ class TeacherAnswers:
             seed: of that training.
             taps: where to listen in the teacher.
             views: for each of them, what turns the activation into what is kept.
+            average: a row's logits are the mean over its forms, of which the options give a number; without taps.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         layout = torch.channels_last if data.inputs.dim() == 4 else torch.contiguous_format
@@ -48,6 +51,8 @@ class TeacherAnswers:
         self.device, self.layout = device, layout
         self.data, self.options, self.seed = data, options, seed
         self.known: dict[int, list[Tensor]] = {}
+        self.average = average
+        self.mean: Tensor | None = None
         forms = (options.views or 0) if options.augmentation else 1
         row_bytes = sum(tensor[0].nbytes for tensor in self._ask(data.inputs[:2], bf16=False))
         self.keeps = 0 < forms * row_bytes * len(data.inputs) <= LARGEST_KEPT_BYTES
@@ -62,10 +67,12 @@ class TeacherAnswers:
             rehearsal: the step is only timed. Of kept answers it then gets the first row's for all: the work on whole
                 forms is no part of a step, and what is kept must not depend on the precisions tried.
         """
-        if self.keeps and rehearsal:
+        if rehearsal and (self.keeps or self.average):
             logits, *views = (
                 tensor.expand(len(batch), *tensor.shape[1:]) for tensor in self._ask(batch[:1], bf16=bf16)
             )
+        elif self.average:
+            logits, views = self._mean_of_forms(bf16=bf16)[rows % len(self.data.labels)].to(batch.device), []
         elif not self.keeps:
             logits, *views = self._ask(batch, bf16=bf16)
         else:
@@ -74,6 +81,17 @@ class TeacherAnswers:
                 self.known[form] = self._ask_about_form(form, bf16=bf16)
             logits, *views = (tensor[rows - form * count].to(batch.device) for tensor in self.known[form])
         return logits, views
+
+    def _mean_of_forms(self, *, bf16: bool) -> Tensor:
+        """Logits of every row (n, classes), found once."""
+        if self.mean is None:
+            forms = self.options.views or 1
+            total = torch.zeros(1)
+            for number in range(forms):
+                total = total + self._ask_about_form(number, bf16=bf16)[0]
+                print(f"the teacher has answered view {number + 1}/{forms}", flush=True)
+            self.mean = total / forms
+        return self.mean
 
     def _ask_about_form(self, number: int, *, bf16: bool) -> list[Tensor]:
         form = form_of_rows(self.data, self.options, self.seed, number)

@@ -91,6 +91,7 @@ def distill_module(
         seed,
         taps=comparison.teacher if comparison else (),
         views=list(comparison.teacher_views) if comparison else (),
+        average=options.average_views,
     )
     masks = zero_masks(student) if keep_zeros else {}
     history = train(

@@ -10,7 +10,7 @@ from mlites.compression.distillation import answers
 from mlites.compression.distillation.answers import TeacherAnswers
 from mlites.compression.distillation.features import Pool, Tap
 from mlites.recipe import Training
-from mlites.training.loop import TrainingData, train
+from mlites.training.loop import TrainingData, form_of_rows, train
 from tests.compression.distillation.networks import Staged
 
 ROWS = torch.tensor([3, 1, 19, 0, 7, 7])
@@ -51,6 +51,16 @@ def test_rows_that_come_back_in_two_forms_are_known_in_both() -> None:
 
     train(student, data, TWO_FORMS, 5, loss, report=lambda _: None)
     assert seen == [0, 1, 0, 1] and set(asked.known) == {0, 1}
+
+
+def test_averaged_answers_are_the_mean_over_the_forms_of_a_row() -> None:
+    data, teacher = data_of(torch.randn(20, 1, 8, 8)), Staged().eval()
+    asked = TeacherAnswers(copy.deepcopy(teacher), data, TWO_FORMS, 5, average=True)
+    forms = [form_of_rows(data, TWO_FORMS, 5, number).of(data.inputs, torch.arange(20)) for number in (0, 1)]
+    expected = (teacher(forms[0]) + teacher(forms[1])).detach() / 2
+    for number, rows in enumerate(forms):
+        logits, _ = asked.about(20 * number + ROWS, rows[ROWS], bf16=False)
+        torch.testing.assert_close(logits, expected[ROWS])
 
 
 def test_views_of_inner_layers_come_with_the_logits() -> None:
