@@ -99,7 +99,7 @@ def test_orders_that_cannot_work_are_refused_with_the_reason(names: str, reason:
         ),
         (
             {"pass": "distill", "student": STUDENT, "training": {"crop_fraction": 0.1}},
-            r"belongs to augmentation: \[crop\]",
+            "belongs to augmentation: [crop]",
         ),
         ({"pass": "quantize", "sensitive_layers": 2, "max_drop_points": 1}, "both decide what stays in float"),
     ],
