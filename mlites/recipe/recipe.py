@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from mlites.recipe.architecture import Factory
+from mlites.recipe.budget import Budget
 from mlites.recipe.data import Data
 from mlites.recipe.options import Name, Options
 from mlites.recipe.order import check_order
@@ -31,18 +32,6 @@ class Hardware(Options):
     threads: int = Field(1, ge=1, le=256, description="Threads of one ONNX Runtime session.")
     batch: int = Field(1, ge=1, le=4096, description="Rows in one inference.")
     seconds: float = Field(2.0, gt=0, le=600, description="Time to measure each of candidate and teacher, interleaved.")
-
-
-class Budget(Options):
-    """What a candidate must reach to be deployed; a line left out is not judged."""
-
-    accuracy_drop_points: float = Field(1.0, ge=0, le=100, description="Largest loss against the teacher, in points.")
-    p95_ms: float | None = Field(None, gt=0, description="Largest 95th percentile of latency, milliseconds a batch.")
-    speedup: float | None = Field(None, gt=0, description="Least ratio of the teacher's median latency to its own.")
-    size_kib: float | None = Field(None, gt=0, description="Largest model.onnx, KiB.")
-    peak_memory_mib: float | None = Field(
-        None, gt=0, description="Largest resident memory of a process that infers, MiB."
-    )
 
 
 class Serving(Options):
