@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from statistics import median
+from dataclasses import dataclass
 from typing import Any
 
 from mlites.errors import InputError
 from mlites.files import digest_json
 from mlites.hardware.budget import Judgement, judge
-from mlites.hardware.pareto import pareto_front
+from mlites.hardware.nearest import find_nearest
+from mlites.hardware.pareto import covered_share, pareto_front
 from mlites.recipe import Budget
 
-FORMAT = "mlites-selection/1"
+FORMAT = "mlites-selection/2"
 RULE = "highest geometric mean of speedup and size ratio"
 
 Document = dict[str, Any]
@@ -22,62 +23,92 @@ def select(verdicts: list[Document], budget: Budget) -> Document:
 
     Within the budget the highest geometric mean of speedup and size ratio wins; candidates whose speeds the measurement
     cannot tell apart count as equally fast, so of these the smaller wins, then the more accurate. If none is within
-    the budget, the one that misses it by the least wins. The same verdicts in any order give the same choice.
+    the budget, the one that misses it by the least wins, and the document tells what it would take. The same verdicts
+    in any order give the same choice.
 
     Args:
-        verdicts: documents of `mlites.hardware.validate`, all against the same teacher.
+        verdicts: documents of `mlites.hardware.validate`, all against the same teacher; those of candidates that failed
+            are listed and never chosen.
         budget: what a candidate must reach.
 
     Returns:
-        The selection document (``mlites-selection/1``); its candidates stand in the order of the verdicts.
+        The selection document (``mlites-selection/2``); its candidates stand in the order of the verdicts.
 
     Raises:
-        InputError: no verdict, a name given twice, or different teachers.
+        InputError: no verdict, a name given twice, different teachers, or no candidate that could be judged.
     """
-    _check(verdicts)
-    judgements = [judge(verdict, budget) for verdict in verdicts]
-    baseline = _median_baseline(verdicts)
-    *on_front, teacher_on_front = pareto_front([*map(_merits, verdicts), (baseline["accuracy"], 1.0, 1.0)]).tolist()
-    ranks = _ranks(verdicts)
-    keys = [(judgement.miss, rank) for judgement, rank in zip(judgements, ranks, strict=True)]
-    best = min(range(len(verdicts)), key=keys.__getitem__)
+    measured = [verdict for verdict in verdicts if not verdict.get("failed")]
+    _check(verdicts, measured)
+    judgements = [judge(verdict, budget) for verdict in measured]
+    baseline = _middle_baseline(measured)
+    axes = _axes(measured, baseline)
+    *on_front, teacher_on_front = pareto_front([[-cost for cost in row] for row in axes.costs]).tolist()
+    ranks = _ranks(measured)
+    keys = [(not one.within_budget, one.miss, rank) for one, rank in zip(judgements, ranks, strict=True)]
+    best = min(range(len(measured)), key=keys.__getitem__)
     # a wide interval may have put it among faster ones, before another that is better or equal on every axis
     while better := [
-        i for i in range(len(verdicts)) if keys[i][0] <= keys[best][0] and _beats(verdicts[i], verdicts[best])
+        i for i in range(len(measured)) if keys[i][:2] <= keys[best][:2] and _beats(measured[i], measured[best])
     ]:
         best = min(better, key=keys.__getitem__)
-    chosen = verdicts[best]
-    left_out = ("format", "provenance", "baseline")
+    chosen = measured[best]
+    nearest = find_nearest([one["candidate"] for one in measured], judgements, best)
+    judged = {
+        verdict["candidate"]: {
+            **{key: value for key, value in verdict.items() if key not in ("format", "provenance", "baseline")},
+            "on_front": front,
+            "within_budget": judgement.within_budget,
+            "lines": [line.to_json() for line in judgement.lines],
+            "reasons": list(judgement.reasons),
+        }
+        for verdict, front, judgement in zip(measured, on_front, judgements, strict=True)
+    }
     return {
         "format": FORMAT,
         "selected": chosen["candidate"],
         "model": chosen["model"],
-        "reason": _reason(verdicts, judgements, best),
+        "reason": _reason(verdicts, measured, judgements, best, [one["sentence"] for one in nearest]),
         "within_budget": judgements[best].within_budget,
         "budget": budget.model_dump(mode="json"),
+        "nearest": nearest,
+        "front": {
+            "axes": axes.names,
+            "reference": dict(zip(axes.names, axes.reference, strict=True)),
+            "reference_name": "the teacher's time, size, memory and energy at the accuracy of guessing",
+            "hypervolume": covered_share(axes.costs, axes.reference),
+        },
         "baseline": {**baseline, "on_front": teacher_on_front},
-        "candidates": [
-            {
-                **{key: value for key, value in verdict.items() if key not in left_out},
-                "on_front": front,
-                "within_budget": judgement.within_budget,
-                "reasons": list(judgement.reasons),
-            }
-            for verdict, front, judgement in zip(verdicts, on_front, judgements, strict=True)
-        ],
+        "candidates": [judged.get(verdict["candidate"]) or _failed(verdict) for verdict in verdicts],
         "verdicts": [digest_json(verdict) for verdict in verdicts],
     }
 
 
-def _check(verdicts: list[Document]) -> None:
+def _failed(verdict: Document) -> Document:
+    failed = verdict["failed"]
+    return {
+        "candidate": verdict["candidate"],
+        "passes": verdict["passes"],
+        "failed": failed,
+        "on_front": False,
+        "within_budget": False,
+        "lines": [],
+        "reasons": [f"failed at {failed['step']}: {failed['error']}"],
+        "warnings": [],
+    }
+
+
+def _check(verdicts: list[Document], measured: list[Document]) -> None:
     if not verdicts:
         raise InputError("no verdict to select from: validate at least one candidate first")
     names = [verdict["candidate"] for verdict in verdicts]
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"candidate {name!r} has two verdicts; give each candidate once")
-    first = verdicts[0]
-    for verdict in verdicts:
+    if not measured:
+        causes = [f"{one['candidate']} at {one['failed']['step']}: {one['failed']['error']}" for one in verdicts]
+        raise InputError(f"no candidate could be judged; {'; '.join(causes)}")
+    first = measured[0]
+    for verdict in measured:
         if verdict["baseline"]["model"] != first["baseline"]["model"]:
             raise InputError(
                 f"{first['candidate']!r} and {verdict['candidate']!r} were measured against different teachers; "
@@ -85,25 +116,66 @@ def _check(verdicts: list[Document]) -> None:
             )
 
 
-def _median_baseline(verdicts: Sequence[Document]) -> Document:
-    """The teacher, its figures being medians over all its measurements."""
-    baselines = [verdict["baseline"] for verdict in verdicts]
-    return {
-        **baselines[0],
-        "accuracy": median(one["accuracy"] for one in baselines),
-        "latency_ms": {key: median(one["latency_ms"][key] for one in baselines) for key in ("p50", "p95", "p99")},
-        "size_bytes": round(median(one["size_bytes"] for one in baselines)),
-        "peak_memory_bytes": round(median(one["peak_memory_bytes"] for one in baselines)),
-    }
+def _middle_baseline(verdicts: Sequence[Document]) -> Document:
+    """The teacher as it was measured when it was neither fast nor slow."""
+    baselines = sorted((verdict["baseline"] for verdict in verdicts), key=lambda one: tuple(one["latency_ms"].values()))
+    middle: Document = baselines[(len(baselines) - 1) // 2]
+    return middle
 
 
-def _merits(verdict: Document) -> tuple[float, float, float]:
-    """What the front is over, larger being better; the teacher of the same measurement is (its accuracy, 1, 1)."""
-    return verdict["accuracy"], verdict["speedup"], verdict["size_ratio"]
+@dataclass(frozen=True)
+class _Axes:
+    """What the front is over, as costs: less is better.
+
+    Attributes:
+        names: of the axes.
+        costs: of each candidate and, last, of the teacher.
+        reference: what a candidate must undercut to count.
+    """
+
+    names: list[str]
+    costs: list[list[float]]
+    reference: list[float]
+
+
+def _axes(verdicts: Sequence[Document], baseline: Document) -> _Axes:
+    """The part of rows answered wrongly; time, size, memory and energy as parts of the teacher's.
+
+    Time and energy are compared with the teacher of the same measurement. Memory counts in whole MiB: a page more or
+    less is no trade. Energy counts where it is known of every candidate.
+    """
+    teacher_memory = _mebibytes(baseline["peak_memory_bytes"])
+    costs = [
+        [
+            1 - one["accuracy"],
+            1 / one["speedup"],
+            1 / one["size_ratio"],
+            _mebibytes(one["peak_memory_bytes"]) / teacher_memory,
+        ]
+        for one in verdicts
+    ]
+    names = ["error", "time", "size", "memory"]
+    energies = [_energy_share(one) for one in verdicts]
+    if all(energies):
+        names.append("energy")
+        costs = [[*row, share] for row, share in zip(costs, energies, strict=True) if share]
+    teacher = [1 - baseline["accuracy"], *[1.0] * (len(names) - 1)]
+    guessing = 1 - 1 / max(len(baseline["confusion"]), 2)
+    return _Axes(names, [*costs, teacher], [guessing, *[1.0] * (len(names) - 1)])
+
+
+def _mebibytes(count: int) -> int:
+    return math.ceil(count / 2**20)
+
+
+def _energy_share(verdict: Document) -> float | None:
+    own, teacher = ((one.get("energy") or {}).get("millijoules") for one in (verdict, verdict["baseline"]))
+    return own / teacher if own and teacher else None
 
 
 def _beats(verdict: Document, other: Document) -> bool:
-    pairs = list(zip(_merits(verdict), _merits(other), strict=True))
+    """At least as accurate, fast and small, and better in one of these."""
+    pairs = [(verdict[key], other[key]) for key in ("accuracy", "speedup", "size_ratio")]
     return all(ours >= theirs for ours, theirs in pairs) and any(ours > theirs for ours, theirs in pairs)
 
 
@@ -133,8 +205,14 @@ def _ranks(verdicts: Sequence[Document]) -> list[tuple[float | str, ...]]:
     ]
 
 
-def _reason(verdicts: Sequence[Document], judgements: Sequence[Judgement], best: int) -> str:
-    chosen, judgement = verdicts[best], judgements[best]
+def _reason(
+    verdicts: Sequence[Document],
+    measured: Sequence[Document],
+    judgements: Sequence[Judgement],
+    best: int,
+    nearest: Sequence[str],
+) -> str:
+    chosen, judgement = measured[best], judgements[best]
     name, within = chosen["candidate"], sum(one.within_budget for one in judgements)
     low, high = chosen["speedup_interval"]
     figures = (
@@ -144,13 +222,18 @@ def _reason(verdicts: Sequence[Document], judgements: Sequence[Judgement], best:
     if judgement.within_budget:
         among = f"the best of the {within} within it by {RULE}" if within > 1 else "the only one within it"
         reason = f"{name} meets the budget and is {among}: {figures}."
+        if judgement.reasons:
+            reason += f" The recipe lets it pass though a line is undecided: {'; '.join(judgement.reasons)}."
     else:
         missed = "; ".join(judgement.reasons)
         reason = f"{name} comes nearest to the budget, which no candidate meets: {missed}. It reaches {figures}."
-    if not any(map(_beats_teacher, verdicts)):
+        reason += "".join(f" {sentence}" for sentence in nearest)
+    if not any(map(_beats_teacher, measured)):
         reason += " No candidate is faster, smaller or more accurate than the teacher: keep the teacher."
     if warnings := chosen.get("warnings"):
         reason += f" Mind that {'; '.join(dict.fromkeys(line.split(':')[0] for line in warnings))}."
+    if failed := [one["candidate"] for one in verdicts if one.get("failed")]:
+        reason += f" Could not be judged: {', '.join(failed)}."
     return reason
 
 

@@ -1,6 +1,7 @@
 """The verdict: a candidate measured beside the FP32 ONNX Runtime teacher on this machine."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlites.data.dataset import Dataset
 from mlites.errors import InputError
-from mlites.hardware.accuracy import Answers, agreement, evaluate
+from mlites.hardware.accuracy import Answers, agreement, class_drops, drop, evaluate
 from mlites.hardware.caveats import find_caveats
 from mlites.hardware.latency import Latency, measure_latency
 from mlites.hardware.machine import read_machine
@@ -21,7 +22,7 @@ from mlites.models.card import ModelCard, read_card
 from mlites.packing.pack import packed_size
 from mlites.recipe import Hardware
 
-FORMAT = "mlites-verdict/1"
+FORMAT = "mlites-verdict/2"
 BASELINE = "teacher"
 LONGER = 4 / 3  # what the third model may add to the time of two
 
@@ -48,7 +49,7 @@ def validate(
             candidate's own folder, or none, where nothing was quantized.
 
     Returns:
-        The verdict document (``mlites-verdict/1``); its ``warnings`` name what did not do what it is for.
+        The verdict document (``mlites-verdict/2``); its ``warnings`` name what did not do what it is for.
 
     Raises:
         InputError: a model that cannot be used or does not fit the data; more threads than cores.
@@ -88,7 +89,10 @@ def validate(
         "machine": {**machine.to_json(), "threads": hardware.threads, "batch": hardware.batch},
         "baseline": {"name": BASELINE, "model": cards[0].digest, **teacher},
         **own,
+        "classes": list(dataset.classes),
         "accuracy_drop_points": 100 * (teacher["accuracy"] - own["accuracy"]),
+        "accuracy_drop_interval": list(drop(answers[1], answers[0]).interval),
+        "class_drops": [one and one.to_json() for one in class_drops(answers[1], answers[0])],
         "speedup": latencies[1].speedup,
         "speedup_interval": list(latencies[1].speedup_interval),
         "speedup_over_source": over_source,
@@ -166,6 +170,9 @@ def _cost(model: Path, card: ModelCard, row: NDArray[np.float32]) -> dict[str, i
 def _figures(answers: Answers, latency: Latency) -> dict[str, Any]:
     return {
         "accuracy": answers.accuracy,
-        "latency_ms": latency.percentiles_ms(),
+        "per_class": answers.per_class,
+        "ece": answers.ece,
+        "calibration": [asdict(one) for one in answers.calibration],
         "confusion": answers.confusion.tolist(),
+        "latency_ms": latency.percentiles_ms(),
     }

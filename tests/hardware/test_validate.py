@@ -28,7 +28,7 @@ def test_a_verdict_holds_what_was_measured_of_candidate_and_teacher(dataset: Dat
     verdict = validate(candidate, baseline, dataset, QUICK, "student", ["distill mlp 16"])
     inputs, labels = dataset.arrays("test")
     teacher, own = (forward(make_weights(seed=seed), inputs).argmax(axis=1) for seed in (0, 5))
-    assert verdict["format"] == "mlites-verdict/1"
+    assert verdict["format"] == "mlites-verdict/2"
     assert (verdict["candidate"], verdict["passes"]) == ("student", ["distill mlp 16"])
     assert verdict["model"] == read_card(candidate).digest
     assert verdict["parents"] == ["0" * 64] and verdict["provenance"][0]["step"] == "train"
@@ -37,6 +37,16 @@ def test_a_verdict_holds_what_was_measured_of_candidate_and_teacher(dataset: Dat
     assert verdict["accuracy_drop_points"] == pytest.approx(100 * (0.9 - verdict["accuracy"]))
     assert verdict["agreement"] == pytest.approx((own == teacher).mean())
     assert np.array(verdict["confusion"]).sum() == len(labels)
+    assert verdict["classes"] == ["a", "b", "c"]
+    low, high = verdict["accuracy_drop_interval"]
+    assert low <= verdict["accuracy_drop_points"] <= high
+    for index, one in enumerate(verdict["class_drops"]):
+        recalls = [figures["per_class"][index] for figures in (verdict["baseline"], verdict)]
+        assert one["points"] == pytest.approx(100 * (recalls[0] - recalls[1]))
+        assert one["rows"] == (labels == index).sum()
+    for figures in (verdict["baseline"], verdict):
+        gaps = sum(one["rows"] * abs(one["confidence"] - one["accuracy"]) for one in figures["calibration"])
+        assert figures["ece"] == pytest.approx(gaps / len(labels))
     assert verdict["size_bytes"] == (candidate / "model.onnx").stat().st_size
     assert verdict["size_ratio"] == (baseline / "model.onnx").stat().st_size / verdict["size_bytes"]
     assert verdict["speedup"] == pytest.approx(1, abs=0.2)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from mlites.hardware.paired import mcnemar
 from mlites.recipe import Training
 from mlites.training.display import epoch_line
 from mlites.training.loop import TrainingData, evaluate, train
@@ -62,20 +63,3 @@ def compare_with_control(
         "paid": p_value < SIGNIFICANCE and better > worse,
         "verdict": verdict,
     }
-
-
-def mcnemar(better: int, worse: int) -> float:
-    """Two-sided exact p-value: the chance that fair coins, one for each differing row, fall at least as unevenly.
-
-    Args:
-        better: rows that the first classifier alone has right.
-        worse: rows that the second alone has right.
-
-    >>> mcnemar(8, 1), mcnemar(0, 0)
-    (0.0390625, 1.0)
-    """
-    count, ways, tail = better + worse, 1, 0
-    for heads in range(min(better, worse) + 1):
-        tail += ways
-        ways = ways * (count - heads) // (heads + 1)
-    return min(1.0, float(2 * tail / 2**count))
