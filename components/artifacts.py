@@ -1,13 +1,37 @@
-"""What KFP shows of a model: metrics and metadata of its artifact."""
+"""What KFP shows of a model: metrics and metadata of its artifact, or that its step failed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mlites.failure import read_failure
 from mlites.files import write_atomically
-from mlites.models.card import ModelCard
+from mlites.task import task
+
+if TYPE_CHECKING:
+    from mlites.models.card import ModelCard
 
 
-def describe(card: ModelCard, model: Any, metrics: Any) -> None:
+@contextmanager
+def candidate_step(model: Any, metrics: Any) -> Iterator[Path | None]:
+    """Run the body of a step that makes a model; where a candidate fails, later steps and KFP see that in its artifact.
+
+    Args:
+        model: The step's ``dsl.Model`` artifact.
+        metrics: Its ``dsl.Metrics`` artifact.
+
+    Yields:
+        The path of the step's checkpoint, as `task` does.
+    """
+    with task(Path(model.path)) as checkpoint:
+        yield checkpoint
+    if failure := read_failure(Path(model.path)):
+        model.metadata["failed"] = str(failure)
+        write_atomically(Path(metrics.path), "{}")
+
+
+def describe(card: "ModelCard", model: Any, metrics: Any) -> None:
     """Fill in the artifacts of a step that made a model.
 
     Args:

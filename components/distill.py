@@ -28,12 +28,11 @@ def distill(
         model: Model folder.
         metrics: Accuracy on the validation split.
     """
-    from mlites.task import task
+    from components.artifacts import candidate_step, describe
 
-    with task() as checkpoint:
+    with candidate_step(model, metrics) as checkpoint:
         from pathlib import Path
 
-        from components.artifacts import describe
         from mlites.compression.steps import distill
         from mlites.data.dataset import Dataset
         from mlites.recipe import Distill

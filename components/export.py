@@ -22,12 +22,11 @@ def export(
         model: Model folder with model.onnx.
         metrics: Largest difference between the two.
     """
-    from mlites.task import task
+    from components.artifacts import candidate_step, describe
 
-    with task():
+    with candidate_step(model, metrics):
         from pathlib import Path
 
-        from components.artifacts import describe
         from mlites.compression.steps import export
         from mlites.data.dataset import Dataset
 

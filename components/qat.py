@@ -26,12 +26,11 @@ def qat(
         model: Model folder with the INT8 model.onnx.
         metrics: Accuracy on the validation split.
     """
-    from mlites.task import task
+    from components.artifacts import candidate_step, describe
 
-    with task() as checkpoint:
+    with candidate_step(model, metrics) as checkpoint:
         from pathlib import Path
 
-        from components.artifacts import describe
         from mlites.compression.steps import qat
         from mlites.data.dataset import Dataset
         from mlites.recipe import QAT

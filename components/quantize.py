@@ -24,12 +24,11 @@ def quantize(
         model: Model folder with the quantized model.onnx.
         metrics: Accuracy on the validation split.
     """
-    from mlites.task import task
+    from components.artifacts import candidate_step, describe
 
-    with task():
+    with candidate_step(model, metrics):
         from pathlib import Path
 
-        from components.artifacts import describe
         from mlites.compression.steps import quantize
         from mlites.data.dataset import Dataset
         from mlites.recipe import Quantize

@@ -35,25 +35,32 @@ def validate(
         Digest of the verdict document.
         metrics: Accuracy, speed and size.
     """
-    from mlites.task import task
+    from mlites.task import record_failure, task
 
     with task():
         from pathlib import Path
 
         from mlites.data.dataset import Dataset
+        from mlites.errors import InputError, ParityError
         from mlites.files import write_atomically
+        from mlites.hardware.failed import failed_verdict
         from mlites.hardware.validate import validate
         from mlites.recipe import Hardware
         from mlites.storage import Store
 
         profile, data = Hardware.model_validate(hardware), Dataset.load(Path(dataset.path))
         folders = Path(candidate.path), Path(baseline.path)
-        verdict = validate(*folders, data, profile, name, list(passes), Path(source.path))
+        target = Store.open(store)
+        write_atomically(Path(metrics.path), "{}")  # the local cache wants a file behind every artifact
+        try:
+            verdict = validate(*folders, data, profile, name, list(passes), Path(source.path))
+        except (InputError, ParityError) as fault:  # this candidate's; the store's would end the run
+            failure = record_failure(fault, f"validate {name}")
+            metrics.metadata["failed"] = str(failure)
+            return target.put_document(failed_verdict(name, passes, failure))
         for line in verdict["warnings"]:
             print(f"mind: {line}")
         for key in ("accuracy", "accuracy_drop_points", "speedup", "size_ratio"):
             metrics.log_metric(key, float(verdict[key]))
-        write_atomically(Path(metrics.path), "{}")  # the local cache wants a file behind every artifact
-        target = Store.open(store)
         target.put_folder(f"models/{verdict['model']}", Path(candidate.path))
         return target.put_document(verdict)

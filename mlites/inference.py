@@ -23,7 +23,7 @@ TRIAL = Path(__file__).with_name("trial.py")
 TRIAL_SECONDS = 120
 MIB = 2**20
 LEAST_MIB = 2048  # for the interpreter, ONNX Runtime and what a small model needs to infer
-NO_MEMORY = r"bad_alloc|MemoryError|[Ff]ailed to allocate|[Cc]annot allocate|Unable to allocate|out of memory|would require more"
+NO_MEMORY = r"bad_alloc|MemoryError|([Ff]ailed|[Cc]annot|[Uu]nable) to allocate|annot allocate|would require more"
 
 
 def open_session(

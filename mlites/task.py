@@ -11,17 +11,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlites.errors import InputError
+from mlites.errors import InputError, ParityError
+from mlites.failure import CandidateFailed, Failure, write_failure
 from mlites.lifeline import die_with
 
 
 @contextmanager
-def task() -> Iterator[Path | None]:
+def task(model: Path | None = None) -> Iterator[Path | None]:
     """Run the body of a component.
 
-    Reads four variables of the environment, which may all be missing: ``MLITES_STEP`` names the step; ``MLITES_EVENTS``
+    Reads five variables of the environment, which may all be missing: ``MLITES_STEP`` names the step; ``MLITES_EVENTS``
     is a file that takes a JSON line when the step starts, fails and ends (the local runner reads it);
-    ``MLITES_CHECKPOINTS`` is a folder that outlives the process; ``MLITES_RUNNER_PID`` is whom not to outlive.
+    ``MLITES_CHECKPOINTS`` is a folder that outlives the process; ``MLITES_RUNNER_PID`` is whom not to outlive;
+    ``MLITES_CANDIDATE_STEP`` says in words what the step does for a candidate, which others do not depend on. Such a
+    step ends well on an `InputError` or a `ParityError`, with the failure in place of its model; any other exception
+    may be a fault of the machine that another try does not meet.
+
+    Args:
+        model: folder that the step writes, if it makes a model.
 
     Yields:
         The path of this step's checkpoint, or None where nothing would outlive the step. It is removed on success.
@@ -38,7 +45,14 @@ def task() -> Iterator[Path | None]:
     _record({"step": step, "event": "start"})
     error: str | None = None
     try:
-        yield checkpoint
+        try:
+            yield checkpoint
+        except (InputError, ParityError) as fault:
+            words = os.environ.get("MLITES_CANDIDATE_STEP")
+            if model is None or not words:
+                raise
+            write_failure(model, record_failure(fault, words))
+            return
     except InputError as fault:
         error = str(fault)
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -54,6 +68,22 @@ def task() -> Iterator[Path | None]:
         shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink()
     if runner:
         atexit.register(_leave)
+
+
+def record_failure(fault: Exception, words: str) -> Failure:
+    """Tell that a candidate failed while the run goes on.
+
+    Args:
+        fault: what happened, here or in a step before.
+        words: what this step does.
+    """
+    failure = Failure.of(fault, words)
+    here = not isinstance(fault, CandidateFailed)
+    if here:
+        print(f"failed: {failure.error}", file=sys.stderr, flush=True)
+    step = os.environ.get("MLITES_STEP", "step")
+    _record({"step": step, "event": "failed", "error": failure.error, "here": here})
+    return failure
 
 
 def _leave() -> None:

@@ -186,6 +186,8 @@ def _add_node(add: Any, node: Node, parent: Any, teacher: Any, dataset: Any, see
     if node.kind == "distill":
         arguments["teacher"] = teacher
     task: PipelineTask = add(STEPS[node.kind], node.name, node.label, **arguments)
+    if node != Node(None):  # without the teacher's own export nothing can be judged
+        task.set_env_variable("MLITES_CANDIDATE_STEP", node.label)
     return task
 
 

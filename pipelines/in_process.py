@@ -14,8 +14,10 @@ from mlites import __version__
 from mlites.compression import steps
 from mlites.data.dataset import Dataset
 from mlites.data.prepare import prepare, source_digest
-from mlites.errors import InputError
+from mlites.errors import InputError, ParityError
+from mlites.failure import Failure, read_failure, write_failure
 from mlites.files import canonical_json, digest_json, write_atomically
+from mlites.hardware.failed import failed_verdict
 from mlites.hardware.selection import select
 from mlites.hardware.validate import validate
 from mlites.inference import check_file
@@ -68,22 +70,26 @@ def compress(model: Path, recipe: Recipe, folder: Path, say: Callable[[str], Non
     for node in nodes(list(ends.values())):
         if work.of(node) != work.model:  # a given ONNX model stands where its export would
             _run(node, work, say)
+            if (failure := read_failure(work.of(node))) and failure.step == node.label:
+                say(f"failed {failure}")
     baseline = work.of(Node(None))
     verdicts = []
     for candidate in recipe.candidates:
         say(f"measure {candidate.name}")
-        end = ends[candidate.name]
+        name, end = candidate.name, ends[candidate.name]
         labels = [step.label for step in candidate.passes]
-        verdicts.append(
-            validate(
-                work.of(end), baseline, dataset, recipe.hardware, candidate.name, labels, work.of(source_node(end))
-            )
-        )
+        folders = work.of(end), baseline
+        try:
+            verdict = validate(*folders, dataset, recipe.hardware, name, labels, work.of(source_node(end)))
+        except (InputError, ParityError) as fault:
+            verdict = failed_verdict(name, labels, Failure.of(fault, f"measure {name}"))
+        verdicts.append(verdict)
     selection = select(verdicts, recipe.budget)
     for name, end in ends.items():
         target = folder / name
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(work.of(end), target)
+        if not read_failure(work.of(end)):
+            shutil.copytree(work.of(end), target)
     write_atomically(folder / "selection.json", json.dumps(selection, indent=2))
     return selection
 
@@ -133,6 +139,17 @@ def _given(model: Path, dataset: Dataset, recipe: Recipe, folder: Path) -> Path:
 
 
 def _run(node: Node, work: _Work, say: Callable[[str], None]) -> None:
+    """Make a node's model folder, or the failure in its place; without the teacher's own export nothing goes on."""
+    try:
+        _make(node, work, say)
+    except (InputError, ParityError) as fault:
+        if node == Node(None):
+            raise
+        write_failure(work.of(node), Failure.of(fault, node.label))
+        work.of(node).with_suffix(".json").unlink(missing_ok=True)  # tried again the next time
+
+
+def _make(node: Node, work: _Work, say: Callable[[str], None]) -> None:
     target, parent = work.of(node), work.of(node.parent)
     stamp, begun = target.with_suffix(".json"), read_card(parent)
     parents = [begun.digest, read_card(work.model).digest]

@@ -63,6 +63,14 @@ class Progress:
             took = "cached" if seconds is None else f"{seconds:.1f} s"
             self._console.print(f"[green]✓[/] {count:>6}  {escape(step)}  [dim]{took}[/]")
 
+    def fail(self, step: str, error: str | None) -> None:
+        """A candidate failed and the run goes on; ``error`` is None where an earlier step of the candidate did."""
+        with self._lock:
+            self._done += 1
+            count = f"{self._done}/{self._expected}" if self._expected else f"{self._done}"
+            told = "[dim]skipped[/]" if error is None else f"[red]failed[/]: {escape(error)}"
+            self._console.print(f"[red]✗[/] {count:>6}  {escape(step)}  {told}")
+
     def _show(self, detail: str) -> None:
         if self._status:
             width = max(self._console.width - len(self._step) - 12, 10)

@@ -38,6 +38,7 @@ class Outcome:
 
     seconds: dict[str, float] = field(default_factory=dict)
     cached: list[str] = field(default_factory=list)
+    failed: dict[str, str | None] = field(default_factory=dict)  # steps of candidates; None where an earlier one failed
     running: str | None = None
     error: str | None = None
     failed_step: str | None = None
@@ -77,6 +78,7 @@ def run_recipe(recipe: Recipe, *, fresh: bool = False) -> tuple[int, Summary, Pa
         run = _run_name(recipe.name)
         work = home / "work" / run
         shutil.rmtree(work.parent, ignore_errors=True)  # a killed run's
+        _forget_failed(home)
         _forget_unreferenced(home)
         for folder in (work / "tmp", work / "run", home / "checkpoints"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -175,6 +177,14 @@ def _run_name(recipe: str) -> str:
     while (Path("runs") / unique).exists():
         unique, number = f"{name}-{number}", number + 1
     return unique
+
+
+def _forget_failed(home: Path) -> None:
+    """Remove cache entries of candidates' failed steps: what was wrong may lie outside the recipe, and be right now."""
+    for path in (home / "cache").glob("*.json"):
+        artifacts = [one for one in json.loads(path.read_bytes()).values() if isinstance(one, dict)]
+        if any("failed" in one.get("metadata", {}) for one in artifacts):
+            path.unlink()
 
 
 def _forget_unreferenced(home: Path) -> None:
@@ -349,9 +359,14 @@ def _take(event: dict[str, Any], outcome: Outcome, labels: dict[str, str], progr
     elif kind == "cached":
         outcome.cached.append(step)
         progress.end(label, None)
+    elif kind == "failed":
+        outcome.failed[step] = event["error"] if event["here"] else None
     elif kind == "end" and event["success"]:
         outcome.seconds[step] = event["seconds"]
-        progress.end(label, event["seconds"])
+        if step in outcome.failed:
+            progress.fail(label, outcome.failed[step])
+        else:
+            progress.end(label, event["seconds"])
     elif kind == "error":
         outcome.error, outcome.failed_step, outcome.wrong_input = event["error"], label, event["input"]
 

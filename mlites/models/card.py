@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from mlites.errors import InputError
+from mlites.failure import CandidateFailed, read_failure
 from mlites.files import canonical_json, digest_bytes, digest_file, digest_json, new_folder, read_document
 
 FORMAT = "mlites-model/1"
@@ -94,8 +95,11 @@ def read_card(folder: Path) -> ModelCard:
     """Read ``model.json`` and verify the digests of card and file.
 
     Raises:
+        CandidateFailed: the step that would have made the model failed.
         InputError: the folder is not an mlites model, or its bytes changed.
     """
+    if failure := read_failure(folder):
+        raise CandidateFailed(failure)
     path = folder / "model.json"
     content = read_document(path, FORMAT, "model card")
     card = _parse(path, {key: value for key, value in content.items() if key != "format"})

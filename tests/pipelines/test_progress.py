@@ -31,3 +31,12 @@ def test_epochs_are_told_now_and_then_and_kfps_words_never(
         shown.begin("teacher")
         shown.detail("epoch 3/20  loss 0.312")
     assert capsys.readouterr().out == ""
+
+
+def test_a_failed_candidate_is_told_once_with_its_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("digits") as shown:
+        shown.expect(4)
+        shown.fail("prune 50%", "nothing [to] prune")
+        shown.fail("prune 50% > int8", None)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["✗    1/3  prune 50%  failed: nothing [to] prune", "✗    2/3  prune 50% > int8  skipped"]
