@@ -7,13 +7,12 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mlites.files import digest_json
+from mlites.recipe.hardware import VNNI, X86, Arm, Hardware
 
-# Names in /proc/cpuinfo of what ONNX Runtime's and PyTorch's kernels choose between.
-X86 = "avx avx2 fma avx_vnni avx512f avx512bw avx512vl avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_int8 amx_bf16"
-ARM = "neon asimd asimdhp asimddp i8mm bf16 sve sve2 sme"  # asimddp and i8mm are the INT8 dot products
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 PACKAGES = ("mlites", "numpy", "onnx", "onnxruntime", "torch")
 
 
@@ -61,6 +60,42 @@ def fingerprint() -> str:
     return digest_json({"cpu": machine.cpu, "isa": machine.isa, "cores": machine.cores, "onnxruntime": runtime})
 
 
+def check_profile(machine: Machine, hardware: Hardware) -> list[str]:
+    """What this machine lacks of a profile, or has beyond it, one line each: figures measured here are marked with them.
+
+    Args:
+        machine: what measures.
+        hardware: what it should be.
+    """
+    name, lines = f"profile {hardware.name}", []
+    if hardware.cores is not None and hardware.cores > machine.cores:
+        lines.append(f"{name} has {hardware.cores} cores, this process may use {machine.cores}")
+    elif hardware.threads > machine.cores:
+        lines.append(f"{name} runs {hardware.threads} threads on the {machine.cores} cores that this process may use")
+    if missing := [one for one in hardware.isa if not _has(machine, one)]:
+        lines.append(f"{name} has {', '.join(missing)}, which this processor lacks: it is slower where these count")
+    if beyond := [one for one in hardware.without_isa if _has(machine, one)]:
+        lines.append(f"{name} lacks {', '.join(beyond)}, which this processor has: the target is slower, INT8 above all")
+    memory_mib = machine.memory_bytes >> 20
+    if hardware.memory_mib is not None and hardware.memory_mib > memory_mib:
+        lines.append(f"{name} has {hardware.memory_mib} MiB of memory, here are {memory_mib} MiB")
+    if (provider := PROVIDERS[hardware.provider]) not in _providers():
+        lines.append(f"{name} runs on {provider}, which this ONNX Runtime does not have")
+    if hardware.emulated:
+        lines.append(f"{name} is emulated: {hardware.emulated}")
+    return lines
+
+
+def _has(machine: Machine, name: str) -> bool:
+    return bool(VNNI & set(machine.isa)) if name == "vnni" else name in machine.isa
+
+
+def _providers() -> list[str]:
+    import onnxruntime  # a second that looking at the machine does not need
+
+    return list(onnxruntime.get_available_providers())
+
+
 def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:
     """Model and sorted instruction sets of the first processor in the text of ``/proc/cpuinfo``.
 
@@ -75,7 +110,7 @@ def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:
     cpu = fields.get("model name", "")
     if not cpu and "CPU implementer" in fields:
         cpu = f"Arm implementer {fields['CPU implementer']} part {fields.get('CPU part', 'unknown')}"
-    return cpu, tuple(sorted(flags.intersection(f"{X86} {ARM}".split())))
+    return cpu, tuple(sorted(flags.intersection((*get_args(X86), *get_args(Arm)))))
 
 
 def cgroup_limits(root: Path, own: Path) -> tuple[float | None, int | None]:

@@ -16,7 +16,7 @@ from mlites.hardware.caveats import find_caveats
 from mlites.hardware.latency import Latency, measure_latency
 from mlites.hardware.machine import read_machine
 from mlites.hardware.macs import count_macs
-from mlites.hardware.memory import measure_peak_memory
+from mlites.hardware.memory import measure_process
 from mlites.inference import check_file
 from mlites.models.card import ModelCard, read_card
 from mlites.packing.pack import packed_size
@@ -68,7 +68,7 @@ def validate(
     rows = inputs[: hardware.batch]
     models = [folder / "model.onnx" for folder in folders]
     # memory comes first: a file that crashes ONNX Runtime shall crash that process and not this one
-    peaks = [measure_peak_memory(path, rows, threads=hardware.threads, batch=hardware.batch) for path in models]
+    peaks = [measure_process(path, rows, hardware).peak_memory_bytes for path in models]
     classes = len(dataset.classes)
     answers = [evaluate(path, inputs, labels, classes=classes, threads=hardware.threads) for path in models]
     costs = [_cost(path, card, rows[:1]) for path, card in zip(models, cards, strict=True)]
@@ -151,7 +151,7 @@ def share_time(models: int, seconds: float) -> float:
 def _measure(models: Sequence[Path], rows: NDArray[np.float32], hardware: Hardware) -> list[Latency]:
     """All in the same rounds."""
     seconds = share_time(len(models), hardware.seconds)
-    return measure_latency(models, rows, threads=hardware.threads, batch=hardware.batch, seconds=seconds)
+    return measure_latency(models, rows, hardware.model_copy(update={"seconds": seconds}))
 
 
 def _cost(model: Path, card: ModelCard, row: NDArray[np.float32]) -> dict[str, int | None]:

@@ -15,9 +15,10 @@ from mlites.recipe.architecture import (
 )
 from mlites.recipe.budget import Budget
 from mlites.recipe.data import Data
+from mlites.recipe.hardware import Hardware
 from mlites.recipe.loading import load_recipe
 from mlites.recipe.passes import QAT, Distill, Factorize, Pass, Prune, Quantize, Share
-from mlites.recipe.recipe import Candidate, Hardware, Recipe, Serving
+from mlites.recipe.recipe import Candidate, Recipe, Serving
 from mlites.recipe.training import Teacher, Training, Transfer
 
 __all__ = [

@@ -1,12 +1,13 @@
 """A whole run: data, teacher, candidates, hardware, budget and serving."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from mlites.recipe.architecture import Factory
 from mlites.recipe.budget import Budget
 from mlites.recipe.data import Data
+from mlites.recipe.hardware import Hardware
 from mlites.recipe.options import Name, Options
 from mlites.recipe.order import check_order
 from mlites.recipe.passes import Distill, Pass, Prune
@@ -25,15 +26,6 @@ class Candidate(Options):
         return self
 
 
-class Hardware(Options):
-    """What the candidates are measured on and how."""
-
-    name: Name = "this-machine"
-    threads: int = Field(1, ge=1, le=256, description="Threads of one ONNX Runtime session.")
-    batch: int = Field(1, ge=1, le=4096, description="Rows in one inference.")
-    seconds: float = Field(2.0, gt=0, le=600, description="Time to measure each of candidate and teacher, interleaved.")
-
-
 class Serving(Options):
     """How Triton serves the selected candidate."""
 
@@ -43,6 +35,10 @@ class Serving(Options):
         100, ge=0, le=1_000_000, description="How long dynamic batching waits, microseconds."
     )
     instances: int = Field(1, ge=1, le=64)
+
+
+def _or_name(schema: dict[str, Any]) -> None:
+    schema["anyOf"] = [{"type": "string"}, {"$ref": schema.pop("$ref")}]
 
 
 class Recipe(Options):
@@ -56,7 +52,11 @@ class Recipe(Options):
     data: Data
     teacher: Teacher
     candidates: tuple[Candidate, ...] = Field(min_length=1, max_length=256)
-    hardware: Hardware = Hardware()
+    hardware: Hardware = Field(
+        Hardware(),
+        description="A mapping, a shipped profile's name, or a profile's YAML file, from the recipe's folder.",
+        json_schema_extra=_or_name,
+    )
     budget: Budget = Budget()
     serving: Serving = Serving()
 

@@ -16,7 +16,7 @@ from mlites.data.sources import idx
 from mlites.export import answers, compact_, export_onnx
 from mlites.hardware.latency import measure_latency
 from mlites.models.build import build_model
-from mlites.recipe import QAT, Data, Training
+from mlites.recipe import QAT, Data, Hardware, Training
 from mlites.training.loop import TrainingData, evaluate, train
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -63,7 +63,7 @@ def compare_latency(data: TrainingData) -> None:
         paths = [Path(work, "static.onnx"), Path(work, "trained.onnx")]
         for path, model in zip(paths, (static, trained), strict=True):
             path.write_bytes(model.SerializeToString())
-        found = measure_latency(paths, small.inputs.numpy(), threads=1, batch=1, seconds=10)
+        found = measure_latency(paths, small.inputs.numpy(), Hardware(seconds=10))
     low, high = found[1].speedup_interval
     print(f"ResNet-8: static {found[0].percentiles_ms()['p50']:.4f} ms; trained {found[1].speedup:.3f} times as fast")
     print(f"95% interval {low:.3f} to {high:.3f}")

@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from mlites.hardware.latency import measure_latency
+from mlites.recipe import Hardware
 
 
 @dataclass(frozen=True)
@@ -57,5 +58,6 @@ def compare_speed(
         paths = [Path(work, "before.onnx"), Path(work, "after.onnx")]
         for path, model in zip(paths, (before, after), strict=True):
             path.write_bytes(model.SerializeToString())
-        _, found = measure_latency(paths, rows, threads=threads, batch=batch, seconds=seconds)
+        hardware = Hardware(threads=threads, batch=batch, seconds=seconds, longest_seconds=seconds)
+        _, found = measure_latency(paths, rows, hardware)
     return Speed(found.speedup, found.speedup_interval)
