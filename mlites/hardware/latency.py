@@ -1,8 +1,9 @@
 """Latency of several models side by side: interleaved rounds in one process, ratios pair by pair, with their interval.
 
-Sources: Kalibera & Jones (2013), resample the highest level at which a repetition varies; Mytkowicz et al. (2009), where
-memory happens to lie biases a benchmark, so sessions are opened anew many times; Chen & Revels (2016), other processes
-only ever add time, so the fastest calls of a block are the model's own; Yuen (1974), a trimmed mean for long tails.
+Sources: Kalibera & Jones (2013), resample the highest level at which a repetition varies; Mytkowicz et al. (2009),
+where memory happens to lie biases a benchmark, so sessions are opened anew many times; Chen & Revels (2016), other
+processes only ever add time, so the fastest calls of a block are the model's own; Yuen (1974), a trimmed mean for long
+tails.
 """
 
 import gc
@@ -12,14 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
+from mlites.errors import InputError
 from mlites.hardware.profile import keep_to_cores
-from mlites.inference import open_session
+from mlites.inference import explain, open_session, read_signature
 from mlites.recipe import Hardware
 
 SITTINGS = 16  # least number; in each all sessions are opened anew, as their place in memory alone is worth up to 1%
@@ -114,7 +114,7 @@ def measure_latency(
                 continue
             look = math.ceil(GROWTH * len(sittings))
             found = _summarize(sittings, hardware.precision, seconds, seed)
-            if last or all(one.narrow for one in found) and (decided is None or decided(found)):
+            if last or (all(one.narrow for one in found) and (decided is None or decided(found))):
                 return found
 
 
@@ -130,11 +130,18 @@ class _Caller:
     """A session, and what it is called with."""
 
     def __init__(self, path: Path, rows: NDArray[np.float32], hardware: Hardware) -> None:
-        self.session: ort.InferenceSession = open_session(path, hardware.threads)
-        self.names = [self.session.get_outputs()[0].name]
-        inputs = np.resize(rows, (hardware.batch, *rows.shape[1:]))
-        self.feed: dict[str, Any] = {self.session.get_inputs()[0].name: inputs}
+        self.session = open_session(path, hardware.threads, hardware.provider, hardware.provider_options)
+        signature = read_signature(self.session, path)
+        if signature.batch not in (None, hardware.batch):
+            raise InputError(f"{path}: takes {signature.batch} rows at a time, hardware.batch is {hardware.batch}")
+        self.names = [signature.output]
+        self.feed = {signature.input: np.resize(rows, (hardware.batch, *rows.shape[1:]))}
         self.calls = 1
+        try:
+            self.session.run(self.names, self.feed)
+        except Exception as error:  # the runtime's errors share no class of their own
+            rows_of = f"{hardware.batch} rows of shape {rows.shape[1:]}"
+            raise InputError(f"{path}: ONNX Runtime cannot run it on {rows_of}: {explain(error)}") from None
 
     def time_block(self) -> NDArray[np.float64]:
         """Milliseconds of each call (calls,)."""

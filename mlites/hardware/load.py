@@ -81,7 +81,9 @@ def parse_stat(text: str, ticks_per_second: int) -> Counters:
     """
     lines = [line.split() for line in text.splitlines() if line.startswith("cpu")]
     user, nice, system, _, _, irq, soft_irq, steal = map(int, lines[0][1:9])
-    return Counters(len(lines) - 1, (user + nice + system + irq + soft_irq) / ticks_per_second, steal / ticks_per_second)
+    return Counters(
+        len(lines) - 1, (user + nice + system + irq + soft_irq) / ticks_per_second, steal / ticks_per_second
+    )
 
 
 def _read() -> Counters | None:

@@ -12,7 +12,6 @@ from typing import Any, get_args
 from mlites.files import digest_json
 from mlites.recipe.hardware import VNNI, X86, Arm, Hardware
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 PACKAGES = ("mlites", "numpy", "onnx", "onnxruntime", "torch")
 
 
@@ -61,12 +60,16 @@ def fingerprint() -> str:
 
 
 def check_profile(machine: Machine, hardware: Hardware) -> list[str]:
-    """What this machine lacks of a profile, or has beyond it, one line each: figures measured here are marked with them.
+    """What this machine lacks of a profile, or has beyond it, one line each, to mark what is measured here.
 
     Args:
         machine: what measures.
         hardware: what it should be.
     """
+    import onnxruntime  # a second that looking at the machine does not need
+
+    from mlites.inference import PROVIDERS
+
     name, lines = f"profile {hardware.name}", []
     if hardware.cores is not None and hardware.cores > machine.cores:
         lines.append(f"{name} has {hardware.cores} cores, this process may use {machine.cores}")
@@ -75,12 +78,14 @@ def check_profile(machine: Machine, hardware: Hardware) -> list[str]:
     if missing := [one for one in hardware.isa if not _has(machine, one)]:
         lines.append(f"{name} has {', '.join(missing)}, which this processor lacks: it is slower where these count")
     if beyond := [one for one in hardware.without_isa if _has(machine, one)]:
-        lines.append(f"{name} lacks {', '.join(beyond)}, which this processor has: the target is slower, INT8 above all")
+        lines.append(
+            f"{name} lacks {', '.join(beyond)}, which this processor has: the target is slower, INT8 above all"
+        )
     memory_mib = machine.memory_bytes >> 20
     if hardware.memory_mib is not None and hardware.memory_mib > memory_mib:
         lines.append(f"{name} has {hardware.memory_mib} MiB of memory, here are {memory_mib} MiB")
-    if (provider := PROVIDERS[hardware.provider]) not in _providers():
-        lines.append(f"{name} runs on {provider}, which this ONNX Runtime does not have")
+    if PROVIDERS[hardware.provider] not in onnxruntime.get_available_providers():
+        lines.append(f"{name} runs on {hardware.provider}, which this ONNX Runtime does not have")
     if hardware.emulated:
         lines.append(f"{name} is emulated: {hardware.emulated}")
     return lines
@@ -88,12 +93,6 @@ def check_profile(machine: Machine, hardware: Hardware) -> list[str]:
 
 def _has(machine: Machine, name: str) -> bool:
     return bool(VNNI & set(machine.isa)) if name == "vnni" else name in machine.isa
-
-
-def _providers() -> list[str]:
-    import onnxruntime  # a second that looking at the machine does not need
-
-    return list(onnxruntime.get_available_providers())
 
 
 def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:

@@ -1,51 +1,57 @@
-"""Peak resident memory of a fresh process that only loads a model and infers."""
+"""Peak resident memory and cold start of a fresh process that only loads a model and infers."""
 
-import json
-import signal
-import subprocess
-import sys
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlites.errors import InputError
-from mlites.inference import explain
+from mlites.hardware.fresh_process import FreshProcess
+from mlites.recipe import Hardware
 
-PROGRAM = Path(__file__).with_name("infer_only.py")
-LONGEST_SECONDS = 600
+STARTS = 3
 
 
-def measure_peak_memory(path: Path, rows: NDArray[np.float32], *, threads: int, batch: int) -> int:
-    """Bytes resident at the peak, the interpreter, NumPy and ONNX Runtime (some 50 MiB) included.
+@dataclass(frozen=True)
+class Process:
+    """What a process needs that infers with one model; median over several.
 
-    On Linux this is VmHWM; the kernel starts ru_maxrss of a new program at the peak of the process that started it.
-    A file that crashes ONNX Runtime ends this process and not the caller.
+    Attributes:
+        peak_memory_bytes: resident at the peak, the interpreter, NumPy and ONNX Runtime (some 50 MiB) included.
+        load_ms: to open the session, the file being in the system's cache.
+        first_inference_ms: the first batch, for which ONNX Runtime reserves memory.
+    """
+
+    peak_memory_bytes: int
+    load_ms: float
+    first_inference_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "cold_start_ms": {"load": self.load_ms, "first": self.first_inference_ms},
+        }
+
+
+def measure_process(path: Path, rows: NDArray[np.float32], hardware: Hardware) -> Process:
+    """Load a model and infer in fresh processes, one after another.
+
+    On Linux the peak is VmHWM; the kernel starts ru_maxrss of a new program at the peak of the process that started it.
 
     Args:
         path: ONNX file.
         rows: real inputs (n, ...), repeated or cut to fill the batch.
-        threads: of the session.
-        batch: rows in one inference.
+        hardware: threads, batch, provider and cores.
 
     Raises:
-        InputError: the model cannot be loaded or run.
+        InputError: the model cannot be loaded or run, or kills its process.
     """
-    inputs = np.resize(rows, (batch, *rows.shape[1:]))
-    # -P: a module of this folder must not hide one of the standard library
-    command = [sys.executable, "-P", str(PROGRAM), str(path), str(threads), json.dumps(inputs.shape)]
-    try:
-        done = subprocess.run(
-            command,
-            input=inputs.astype(np.float32).tobytes(),
-            capture_output=True,
-            timeout=LONGEST_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise InputError(f"{path}: 10 inferences take more than {LONGEST_SECONDS} s; this model is too slow") from None
-    if done.returncode < 0:
-        raise InputError(f"{path}: ONNX Runtime dies of {signal.Signals(-done.returncode).name} on this file")
-    if done.returncode:
-        raise InputError(f"{path}: ONNX Runtime cannot use it: {explain(done.stderr.decode(errors='replace'))}")
-    return int(json.loads(done.stdout)["now"])
+    found = []
+    for _ in range(STARTS):
+        process = FreshProcess(path, rows, hardware, threads=hardware.threads, batch=hardware.batch)
+        with closing(process):
+            found.append(process.result())
+    peak, load, first = (float(np.median([one[key] for one in found])) for key in ("now", "load_ms", "first_ms"))
+    return Process(int(peak), load, first)
