@@ -6,6 +6,8 @@ import tokenize
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,8 @@ def read(path: Path | None, options: Data) -> RawData:
         InputError: not a zip, missing arrays, object arrays, sizes beyond the limit, shapes that do not fit.
     """
     assert path is not None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            arrays = _read_arrays(archive, path)
-    except DAMAGE as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(f"{path}: not a readable npz archive: {reason}") from None
+    with _opened(path) as archive:
+        arrays = _read_arrays(archive, path)
     own = "x_train" in arrays
     x, y = ("x_train", "y_train") if own else ("x", "y")
     inputs = _inputs(arrays[x], f"{path}: {x}")
@@ -50,17 +48,59 @@ def read(path: Path | None, options: Data) -> RawData:
     return RawData(inputs, labels, classes, scale, columns, (test, test_labels))
 
 
-def _inputs(array: NDArray[Any], place: str) -> Inputs:
-    return to_table(array, place) if array.ndim == 2 else to_images(array, place)
+def read_rows(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+    """Rows ``x`` (n, ...) as a model takes them, and the index ``y`` (n,) of each row's class if it is there.
+
+    Raises:
+        InputError: not a zip, no x, object arrays, sizes beyond the limit, NaN, or another y than one class a row.
+    """
+    with _opened(path) as archive:
+        members = _members(archive, path)
+        if "x" not in members:
+            found = ", ".join(ascii(name[:40]) for name in sorted(members)[:10]) or "nothing"
+            raise InputError(f"{path}: expected an array x, and y if there are labels, found {found}")
+        names = [name for name in ("x", "y") if name in members]
+        within_limit(sum(members[name].file_size for name in names), path)
+        arrays = {name: _read_array(archive, members[name], f"{path}: {name}") for name in names}
+    x, y = arrays["x"], arrays.get("y")
+    if x.dtype.kind not in "buif" or x.ndim < 2 or not len(x):
+        raise InputError(f"{path}: x must be numbers of shape (rows, ...), got {x.dtype} of shape {x.shape}")
+    inputs = x.astype(np.float32)
+    if not np.isfinite(inputs).all():
+        raise InputError(f"{path}: x holds NaN or infinity")
+    if y is None:
+        return inputs, None
+    if y.dtype.kind not in "ui" or y.shape != x.shape[:1] or y.min() < 0:
+        raise InputError(f"{path}: y must be one class index a row, 0 or more, got {y.dtype} of shape {y.shape}")
+    return inputs, y.astype(np.int64)
 
 
-def _read_arrays(archive: zipfile.ZipFile, path: Path) -> dict[str, NDArray[Any]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except DAMAGE as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(f"{path}: not a readable npz archive: {reason}") from None
+
+
+def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
     members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         name = info.filename.removesuffix(".npy").lower()
         if name in members:
             raise InputError(f"{path}: array {name!r} is there twice")
         members[name] = info
+    return members
+
+
+def _inputs(array: NDArray[Any], place: str) -> Inputs:
+    return to_table(array, place) if array.ndim == 2 else to_images(array, place)
+
+
+def _read_arrays(archive: zipfile.ZipFile, path: Path) -> dict[str, NDArray[Any]]:
+    members = _members(archive, path)
     own = {"x_train", "y_train"}
     wanted = own | ({"x_test", "y_test"} & set(members)) if own & set(members) else {"x", "y"}
     if {"x_test", "y_test"} & wanted:
