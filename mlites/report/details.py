@@ -32,10 +32,19 @@ class Provenance(Shown):
     history: list[Epoch] = []
 
 
-class Confused(Shown):
-    """The baseline's confusion matrix, rows the true classes."""
+class Bin(Shown):
+    """Test rows answered with about the same confidence."""
+
+    rows: int
+    confidence: float
+    accuracy: float
+
+
+class Answered(Shown):
+    """The baseline's answers to the test rows; rows of the confusion matrix are the true classes."""
 
     confusion: list[list[int]] = []
+    calibration: list[Bin] = []
 
 
 class Verdict(Shown):
@@ -48,7 +57,8 @@ class Verdict(Shown):
     confusion: list[list[int]] = []
     agreement: float | None = None
     rounds: int | None = None
-    baseline: Confused = Confused()
+    calibration: list[Bin] = []
+    baseline: Answered | None = None
 
 
 class Check(Shown):

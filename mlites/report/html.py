@@ -12,7 +12,22 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mlites.report.details import Details
 from mlites.report.plots.bar import bar
 from mlites.report.plots.confusion import NAMED_CLASSES
-from mlites.report.sections import candidates, cost, data, front, mistakes, passes, serving, training, verdict
+from mlites.report.sections import (
+    budget,
+    candidates,
+    classes,
+    cost,
+    data,
+    front,
+    mistakes,
+    passes,
+    roofline,
+    running,
+    serving,
+    tradeoffs,
+    training,
+    verdict,
+)
 from mlites.report.summary import Summary
 from mlites.report.words import NOTHING, brief, duration, percent
 
@@ -56,7 +71,8 @@ def _view(summary: Summary, details: Details) -> dict[str, Any]:
     rows = candidates.rank_rows(summary)
     seconds = [step.seconds for step in summary.steps]
     deployment = summary.deployment if summary.status == "deployed" else None
-    classes = summary.data.classes if summary.data else []
+    names = summary.data.classes if summary.data else []
+    chosen = summary.selected_candidate
     return {
         "headline": verdict.headline(summary),
         "rows": rows,
@@ -65,19 +81,35 @@ def _view(summary: Summary, details: Details) -> dict[str, Any]:
         "budget_cells": candidates.budget_cells(summary),
         "fronts": front.draw_fronts(summary, rows),
         "bubble_key": front.draw_key(summary, rows),
+        "tradeoffs": tradeoffs.draw_tradeoffs(summary, rows),
+        "judged": budget.judged_lines(chosen.lines) if chosen else [],
+        "matrix": budget.compare_lines(rows),
+        "runs": running.list_runs(summary, rows),
+        "run_columns": running.COLUMNS,
+        "energy_sources": running.energy_sources(summary),
+        "not_narrow": running.not_narrow(summary.candidates),
+        "throughputs": running.list_throughputs(summary, rows),
+        "rooflines": roofline.draw_rooflines(summary, rows),
+        "reaches": roofline.list_reaches(summary, rows),
+        "reach_columns": roofline.COLUMNS,
+        "profiles": roofline.list_profiles(summary, rows),
+        "class_changes": classes.draw_classes(summary, names),
+        "calibration": classes.draw_calibration(summary, details),
+        "marks": list(dict.fromkeys(mark for one in summary.candidates for mark in one.marks)),
+        "failed": [one for one in summary.candidates if one.failed],
         "costs": cost.draw_costs(summary, rows),
         "chains": passes.list_chains(summary, rows, details.verdicts),
         "training": training.list_trainings(details.verdicts),
         "split_rows": data.order_splits(summary),
-        "matrices": mistakes.draw_matrices(summary, details, classes),
+        "matrices": mistakes.draw_matrices(summary, details, names),
         "nothing": NOTHING,
         "named_classes": NAMED_CLASSES,
-        "confusions": mistakes.list_confusions(summary, details, classes),
+        "confusions": mistakes.list_confusions(summary, details, names),
         "agreement": next((one.agreement for one in details.verdicts if one.candidate == summary.selected), None),
         "groups": data.group_checks(details.data.checks if details.data else []),
-        "balance": data.balance_classes(details.data, classes),
+        "balance": data.balance_classes(details.data, names),
         "deployment": deployment,
-        **serving.list_commands(deployment, details.signature, classes),
+        **serving.list_commands(deployment, details.signature, names),
         "longest": max(seconds, default=0.0) or 1.0,
         "total": sum(seconds),
     }

@@ -23,6 +23,78 @@ class Latency(Part):
     p99: float
 
 
+Interval = tuple[float, float]
+
+
+class LatencyInterval(Part):
+    """95% intervals of the percentiles."""
+
+    p50: Interval
+    p95: Interval
+    p99: Interval
+
+
+class Throughput(Part):
+    """Rows answered in a second."""
+
+    batch: int = Field(description="Rows in one call.")
+    streams: int = Field(description="Callers at once.")
+    rows_per_second: float
+    interval: Interval | None = None
+
+
+class ColdStart(Part):
+    """Milliseconds of a fresh process."""
+
+    load: float
+    first: float = Field(description="The first inference after loading.")
+
+
+class Energy(Part):
+    """Of one inference of a batch."""
+
+    millijoules: float
+    interval: Interval | None = None
+    kind: Literal["measured", "estimated"]
+    source: str = Field("", description="The meter, or the model of the estimate.")
+
+
+class Roofline(Part):
+    """How close the model is to what the machine could do."""
+
+    macs: int | None = None
+    bytes: int | None = Field(None, description="Moved between memory and processor for one batch, at the least.")
+    intensity: float = Field(description="Multiply-accumulates for each byte moved.")
+    limit_ms: float = Field(description="Of a batch, if the machine reached its peak.")
+    fraction_of_limit: float
+    bound: str = Field(description="What limits it: compute, memory, or overhead.")
+
+
+class Operator(Part):
+    """One of the operators that take the most time."""
+
+    name: str
+    op_type: str
+    share: float = Field(description="Fraction of the time of all operators.")
+    us: float = Field(description="Microseconds of an inference.")
+    hint: str | None = None
+
+
+class Peaks(Part):
+    """What the machine reached with ONNX Runtime's own kernels."""
+
+    fp32_gmacs_per_second: float
+    int8_gmacs_per_second: float
+    stream_gbytes_per_second: float
+
+
+class Load(Part):
+    """Who else took the processor's time while it was measured, as fractions."""
+
+    others_share: float | None = None
+    steal_share: float | None = None
+
+
 class Environment(Part):
     """The machine that measured the candidates."""
 
@@ -32,6 +104,11 @@ class Environment(Part):
     threads: int
     batch: int | None = None
     packages: dict[str, str]
+    profile: str | None = Field(None, description="Name of the hardware profile.")
+    provider: str | None = Field(None, description="ONNX Runtime's execution provider.")
+    warnings: list[str] = Field([], description="What the machine lacks of the profile, and others' load.")
+    load: Load | None = None
+    peaks: Peaks | None = None
 
 
 class DataSummary(Part):
@@ -42,7 +119,68 @@ class DataSummary(Part):
     classes: list[str]
 
 
-class Baseline(Part):
+class Figures(Part):
+    """What is found of baseline and candidates alike, beyond accuracy, latency and size; empty where unknown."""
+
+    latency_interval_ms: LatencyInterval | None = None
+    throughput: list[Throughput] = []
+    cold_start_ms: ColdStart | None = None
+    energy: Energy | None = None
+    roofline: Roofline | None = None
+    operators: list[Operator] = Field([], description="The costliest, the first most.")
+    per_class: list[float | None] = Field([], description="Recall of each class, null for a class without test rows.")
+    ece: float | None = Field(None, description="Expected calibration error, 15 bins, 0 to 1.")
+
+
+class ClassDrop(Part):
+    """What a candidate loses in one class against the baseline, on the same rows."""
+
+    rows: int
+    lost: int = Field(description="Rows that the baseline alone has right.")
+    won: int = Field(description="Rows that the candidate alone has right.")
+    points: float
+    interval: Interval
+    p_value: float = Field(description="McNemar's exact test, two-sided.")
+
+
+class BudgetLine(Part):
+    """One line of the budget and what was found."""
+
+    line: str
+    value: float | None = None
+    limit: float
+    unit: str
+    bound: Literal["at most", "at least"] = "at most"
+    margin: float | None = Field(None, description="How far on the right side of the limit; negative: the wrong side.")
+    interval: Interval | None = Field(None, description="95%; null where the value is exact.")
+    verdict: Literal["pass", "fail", "undecided"]
+    note: str = ""
+
+
+class Failure(Part):
+    """Why a candidate could not be judged."""
+
+    step: str
+    error: str
+
+
+class Nearest(Part):
+    """What the best candidate needs to meet a line that it misses."""
+
+    line: str
+    sentence: str
+
+
+class FrontSummary(Part):
+    """The Pareto front of the run."""
+
+    axes: list[str]
+    reference: dict[str, float]
+    reference_name: str
+    hypervolume: float = Field(description="Share of the box between the reference and the best there could be.")
+
+
+class Baseline(Figures):
     """The FP32 ONNX Runtime teacher that every ratio refers to."""
 
     name: str
@@ -55,7 +193,7 @@ class Baseline(Part):
     macs: int | None = Field(None, description="Multiply-accumulates of one row, counted in model.onnx.")
 
 
-class CandidateSummary(Part):
+class CandidateSummary(Figures):
     """One candidate against the baseline; null where a failed run never measured it."""
 
     name: str
@@ -70,14 +208,21 @@ class CandidateSummary(Part):
     parameters: int | None = Field(None, description="Of the last PyTorch form in its chain.")
     macs: int | None = Field(None, description="Multiply-accumulates of one row, counted in model.onnx.")
     speedup: float | None = Field(None, description="Median over rounds of baseline latency / candidate latency.")
-    speedup_interval: tuple[float, float] | None = Field(
+    speedup_interval: Interval | None = Field(
         None, description="95% bootstrap interval of the speedup, widened by 0.5%."
     )
     speedup_over_source: float | None = Field(
         None, description="Against its own FP32 form, in the same rounds; null where nothing was quantized."
     )
-    speedup_over_source_interval: tuple[float, float] | None = None
+    speedup_over_source_interval: Interval | None = None
+    speedup_narrow: bool | None = Field(None, description="Whether the interval is as narrow as the profile asks.")
+    measured_seconds: float | None = None
     size_ratio: float | None = Field(None, description="Baseline size / candidate size.")
+    accuracy_drop_interval: Interval | None = Field(None, description="95%, paired: were the test rows a sample.")
+    class_drops: list[ClassDrop | None] = []
+    lines: list[BudgetLine] = Field([], description="Every line of the budget.")
+    failed: Failure | None = None
+    marks: list[str] = Field([], description="What to know of the machine that measured it.")
     on_front: bool | None = None
     within_budget: bool | None = None
     reasons: list[str] = []
@@ -131,6 +276,8 @@ class Summary(Part):
     candidates: list[CandidateSummary]
     selected: str | None = Field(None, description="Name of the best candidate, deployed or not.")
     reason: str | None = Field(None, description="Why it is the best and whether it meets the budget.")
+    nearest: list[Nearest] = Field([], description="What the best candidate needs, where none meets the budget.")
+    front: FrontSummary | None = None
     deployment: DeploymentSummary | None = None
     steps: list[Step] = []
     overhead_seconds: float | None = Field(None, description="Wall time less the steps' own.")
@@ -163,7 +310,11 @@ def summarize(
     selection = selection or {}
     measured = {one["candidate"]: one for one in [*verdicts, *selection.get("candidates", [])]}
     planned = {one.name: {"passes": [step.label for step in one.passes]} for one in recipe.candidates}
-    candidates = [{**one, "name": name} for name, one in {**planned, **measured}.items()]
+    candidates = [
+        {**one, "name": name, "marks": (one.get("machine") or {}).get("warnings", [])}
+        for name, one in {**planned, **measured}.items()
+    ]
+    judged = [verdict for verdict in verdicts if not verdict.get("failed")]
     return Summary.model_validate(
         {
             "run": run,
@@ -172,13 +323,15 @@ def summarize(
             "error": None if error is None else " ".join(error.split()),
             "failed_step": failed_step,
             "seed": recipe.seed,
-            "environment": verdicts[0]["machine"] if verdicts else None,
+            "environment": judged[0]["machine"] if judged else None,
             "data": data,
             "budget": recipe.budget,
-            "baseline": selection.get("baseline") or (verdicts[0]["baseline"] if verdicts else None),
+            "baseline": selection.get("baseline") or (judged[0]["baseline"] if judged else None),
             "candidates": candidates,
             "selected": selection.get("selected"),
             "reason": selection.get("reason"),
+            "nearest": selection.get("nearest", []),
+            "front": selection.get("front"),
             "deployment": deployment,
         }
     )

@@ -56,6 +56,24 @@ def times(ratio: float) -> str:
     return f"{significant(ratio)}{TIMES}"
 
 
+def rate(rows_per_second: float) -> str:
+    """Throughput."""
+    return f"{count(float(significant(rows_per_second).replace(',', '')))} rows/s"
+
+
+def energy(millijoules: float) -> str:
+    """From a microjoule up."""
+    return f"{significant(millijoules)} mJ" if millijoules >= 1 else f"{significant(1000 * millijoules)} µJ"
+
+
+def quantity(value: float, unit: str) -> str:
+    """A figure of the budget in its own unit."""
+    digits = significant(value, 4)
+    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    digits = digits.replace("-", "\N{MINUS SIGN}")
+    return f"{digits}{TIMES}" if unit == "x" else f"{digits} {unit}"
+
+
 def size(count: float) -> str:
     """Bytes in the binary unit that leaves a number below 1024."""
     for unit in ("B", "KiB", "MiB"):

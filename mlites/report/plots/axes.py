@@ -1,8 +1,12 @@
-"""Scales from data to pixels, with round numbers as ticks."""
+"""Scales from data to pixels, with round numbers as ticks, and the grid that they draw."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from mlites.report.plots.svg import line, text
 
 
 @dataclass(frozen=True)
@@ -48,3 +52,37 @@ def log_axis(low: float, high: float, start: float, end: float, count: int) -> A
     """As `linear_axis`, in equal ratios; values at or below 0 land where low does."""
     slope = (end - start) / math.log(high / low)
     return Axis(lambda value: start + math.log(max(value, low) / low) * slope, log_ticks(low, high, count))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The edges of a plot's grid in pixels."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis as it is drawn: its name and its ticks in words."""
+
+    axis: Axis
+    name: str
+    word: Callable[[float], str]
+
+
+def grid(frame: Frame, x: Scale, y: Scale) -> Markup:
+    """Lines at the ticks with their words, and below the names of both axes."""
+    parts = []
+    for tick in y.axis.ticks:
+        parts.append(line(frame.left, y.axis(tick), frame.right, y.axis(tick), "grid"))
+        parts.append(text(frame.left - 8, y.axis(tick) + 4, y.word(tick), "tick", "end"))
+    for tick in x.axis.ticks:
+        parts.append(line(x.axis(tick), frame.top, x.axis(tick), frame.bottom, "grid"))
+        parts.append(text(x.axis(tick), frame.bottom + 17, x.word(tick), "tick", "middle"))
+    parts.append(line(frame.left, frame.bottom, frame.right, frame.bottom, "axis"))
+    parts.append(text(frame.right, frame.bottom + 37, x.name, "name", "end"))
+    parts.append(text(frame.left, frame.bottom + 37, y.name, "name"))
+    return Markup().join(parts)

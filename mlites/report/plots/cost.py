@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from mlites.report.plots.axes import Axis, log_axis
+from mlites.report.plots.axes import Axis, Frame, Scale, grid, log_axis
 from mlites.report.plots.labels import RANK, Box, Kind, place_label
-from mlites.report.plots.svg import TIMES, element, line, svg, text
+from mlites.report.plots.marks import mark, reach
+from mlites.report.plots.svg import TIMES, element, line, svg
 
 RADIUS = 6.0
 STEPS = 24  # boxes along the diagonal that labels avoid
@@ -34,19 +35,21 @@ def cost_plot(points: Sequence[CostPoint], width: float, height: float) -> Marku
         width: of the view box, in the pixels that the page shows it in.
         height: the same.
     """
-    left, right, top, bottom = 52.0, width - 12, 14.0, height - 46
+    frame = Frame(52.0, width - 12, 14.0, height - 46)
     speeds = [edge for one in points for edge in (one.speedup, *(one.interval or ()))]
-    x = _axis([one.fewer_macs for one in points], left, right, int(width / 70))
-    y = _axis(speeds, bottom, top, int(height / 55))
+    x = _axis([one.fewer_macs for one in points], frame.left, frame.right, int(width / 70))
+    y = _axis(speeds, frame.bottom, frame.top, int(height / 55))
     low, high = max(x.low, y.low), min(x.high, y.high)
     ends = (x.axis(low), y.axis(low)), (x.axis(high), y.axis(high))
-    parts = [_frame(x.axis, y.axis, left, right, top, bottom), line(*ends[0], *ends[1], "diagonal")]
+    across = Scale(x.axis, "fewer multiply-accumulates →", lambda tick: f"{tick:g}{TIMES}")
+    upwards = Scale(y.axis, "↑ faster", lambda tick: f"{tick:g}{TIMES}")
+    parts = [grid(frame, across, upwards), line(*ends[0], *ends[1], "diagonal")]
     extents = [_extent(one, x.axis, y.axis) for one in points]
     order = sorted(range(len(points)), key=lambda index: (-RANK[points[index].kind], -points[index].number))
     parts += [_mark(points[index], x.axis, y.axis) for index in order]  # the chosen one last, on top
-    boxes, frame = list(extents), Box(left + 2, top, right, bottom - 2)
+    boxes, inside = list(extents), Box(frame.left + 2, frame.top, frame.right, frame.bottom - 2)
     for index in reversed(order):
-        label = place_label(points[index], extents[index], boxes, _along(*ends), frame, int(width / 22))
+        label = place_label(points[index], extents[index], boxes, _along(*ends), inside, int(width / 22))
         if label:
             parts.append(label[0])
             boxes.append(label[1])
@@ -66,24 +69,10 @@ def _axis(values: Sequence[float], start: float, end: float, count: int) -> _Ran
     return _Range(low, high, log_axis(low, high, start, end, count))
 
 
-def _frame(x: Axis, y: Axis, left: float, right: float, top: float, bottom: float) -> Markup:
-    parts = []
-    for tick in y.ticks:
-        parts.append(line(left, y(tick), right, y(tick), "grid"))
-        parts.append(text(left - 8, y(tick) + 4, f"{tick:g}{TIMES}", "tick", "end"))
-    for tick in x.ticks:
-        parts.append(line(x(tick), top, x(tick), bottom, "grid"))
-        parts.append(text(x(tick), bottom + 17, f"{tick:g}{TIMES}", "tick", "middle"))
-    parts.append(line(left, bottom, right, bottom, "axis"))
-    parts.append(text(right, bottom + 37, "fewer multiply-accumulates →", "name", "end"))
-    parts.append(text(left, bottom + 37, "↑ faster", "name"))
-    return Markup().join(parts)
-
-
 def _extent(point: CostPoint, x: Axis, y: Axis) -> Box:
     across, down = x(point.fewer_macs), y(point.speedup)
     low, high = point.interval or (point.speedup, point.speedup)
-    edge = RADIUS + (4 if point.kind == "selected" else 0)
+    edge = reach(point.kind, RADIUS)
     return Box(across - edge, min(down - edge, y(high)), across + edge, max(down + edge, y(low)))
 
 
@@ -92,15 +81,7 @@ def _mark(point: CostPoint, x: Axis, y: Axis) -> Markup:
     parts = [element("title", point.hint)]
     if point.interval:
         parts.append(line(across, y(point.interval[0]), across, y(point.interval[1]), "interval"))
-    if point.kind == "selected":
-        parts.append(element("circle", cx=across, cy=down, r=RADIUS + 4, class_="ring"))
-    if point.kind == "baseline":
-        edge = RADIUS * 1.25
-        places = [(across, down - edge), (across + edge, down), (across, down + edge), (across - edge, down)]
-        corners = " ".join(f"{x_place:.2f},{y_place:.2f}" for x_place, y_place in places)
-        parts.append(element("polygon", points=corners, class_="bubble baseline"))
-    else:
-        parts.append(element("circle", cx=across, cy=down, r=RADIUS, class_=f"bubble {point.kind}"))
+    parts.append(mark(point.kind, across, down, RADIUS))
     return element("g", *parts)
 
 

@@ -7,8 +7,9 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from mlites.report.plots.axes import Axis, linear_axis, log_axis
+from mlites.report.plots.axes import Axis, Frame, Scale, grid, linear_axis, log_axis
 from mlites.report.plots.labels import LETTER, RANK, Box, Kind, place_label
+from mlites.report.plots.marks import mark, reach
 from mlites.report.plots.svg import TIMES, element, line, shown, svg, text
 
 LARGEST_BUBBLE = 19.0
@@ -48,7 +49,9 @@ def front_plot(
     x = log_axis(min(speeds) / widen, max(speeds) * widen, left, right, int(width / 70))
     accuracies = [point.accuracy for point in points] + ([] if least_accuracy is None else [least_accuracy])
     y = accuracy_axis(accuracies, top, bottom, int(height / 55))
-    parts = [_frame(x, y, left, right, top, bottom)]
+    across = Scale(x, "faster than the baseline →", lambda tick: f"{tick:g}{TIMES}")
+    upwards = Scale(y, "↑ accuracy", lambda tick: f"{100 * tick:.4g}%")
+    parts = [grid(Frame(left, right, top, bottom), across, upwards)]
     largest = max(point.size_bytes for point in points)
     radii = [max(LARGEST_BUBBLE * math.sqrt(point.size_bytes / largest), SMALLEST_BUBBLE) for point in points]
     extents = [_extent(point, radius, x, y) for point, radius in zip(points, radii, strict=True)]
@@ -79,20 +82,6 @@ def accuracy_axis(accuracies: Sequence[float], top: float, bottom: float, count:
     margin = max((high - low) * 0.12, 0.002)
     ticks = linear_axis(low - margin, min(high + margin, 1.004), bottom, top, count)
     return Axis(ticks.place, [tick for tick in ticks.ticks if tick <= 1])
-
-
-def _frame(x: Axis, y: Axis, left: float, right: float, top: float, bottom: float) -> Markup:
-    parts = []
-    for tick in y.ticks:
-        parts.append(line(left, y(tick), right, y(tick), "grid"))
-        parts.append(text(left - 8, y(tick) + 4, f"{100 * tick:.4g}%", "tick", "end"))
-    for tick in x.ticks:
-        parts.append(line(x(tick), top, x(tick), bottom, "grid"))
-        parts.append(text(x(tick), bottom + 17, f"{tick:g}{TIMES}", "tick", "middle"))
-    parts.append(line(left, bottom, right, bottom, "axis"))
-    parts.append(text(right, bottom + 37, "faster than the baseline →", "name", "end"))
-    parts.append(text(left, bottom + 37, "↑ accuracy", "name"))
-    return Markup().join(parts)
 
 
 def _budget(
@@ -152,15 +141,8 @@ def _staircase(points: Sequence[Point], x: Axis, y: Axis) -> tuple[Markup, list[
     return element("path", d=path, class_="front-line"), lines
 
 
-def _edge(point: Point, radius: float) -> float:
-    """From the centre of what is drawn to its outermost point."""
-    if point.kind == "baseline":
-        return radius * math.sqrt(math.pi / 2)  # a diamond of the circle's area
-    return radius + (4 if point.kind == "selected" else 0)
-
-
 def _extent(point: Point, radius: float, x: Axis, y: Axis) -> Box:
-    across, down, edge = x(point.speedup), y(point.accuracy), _edge(point, radius)
+    across, down, edge = x(point.speedup), y(point.accuracy), reach(point.kind, radius)
     low, high = point.interval or (point.speedup, point.speedup)
     return Box(min(across - edge, x(low)), down - edge, max(across + edge, x(high)), down + edge)
 
@@ -170,15 +152,7 @@ def _bubble(point: Point, centre: tuple[float, float], radius: float, x: Axis) -
     parts = [element("title", point.hint)]
     if point.interval:
         parts.append(line(x(point.interval[0]), down, x(point.interval[1]), down, "interval"))
-    if point.kind == "selected":
-        parts.append(element("circle", cx=across, cy=down, r=radius + 4, class_="ring"))
-    if point.kind == "baseline":
-        edge = _edge(point, radius)
-        corners = [(across, down - edge), (across + edge, down), (across, down + edge), (across - edge, down)]
-        places = " ".join(f"{x_place:.2f},{y_place:.2f}" for x_place, y_place in corners)
-        parts.append(element("polygon", points=places, class_="bubble baseline"))
-    else:
-        parts.append(element("circle", cx=across, cy=down, r=radius, class_=f"bubble {point.kind}"))
+    parts.append(mark(point.kind, across, down, radius))
     return element("g", *parts)
 
 

@@ -15,7 +15,7 @@ class Cell:
     value: float | None
     shown: str
     notes: tuple[str, ...] = ()
-    misses: bool | None = None  # None where the budget does not judge it
+    verdict: str | None = None  # pass, fail or undecided; None where the budget does not judge it
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Row:
     candidate: CandidateSummary
     selected: bool
     cells: list[Cell]
+    own_marks: list[str]  # of the machine, where not all candidates share them
 
 
 def rank_rows(summary: Summary) -> list[Row]:
@@ -36,8 +37,17 @@ def rank_rows(summary: Summary) -> list[Row]:
         return (not measured, not chosen, not one.within_budget, not one.on_front, -(one.speedup or 0.0))
 
     ordered = sorted(summary.candidates, key=rank)
+    measured = [one.marks for one in ordered if one.accuracy is not None]
+    shared = set.intersection(*map(set, measured)) if measured else set()
     return [
-        Row(number, one, one.name == summary.selected, _cells(one, summary)) for number, one in enumerate(ordered, 1)
+        Row(
+            number,
+            one,
+            one.name == summary.selected,
+            _cells(one, summary),
+            [mark for mark in one.marks if mark not in shared],
+        )
+        for number, one in enumerate(ordered, 1)
     ]
 
 
@@ -50,7 +60,7 @@ def fewer_macs(one: CandidateSummary, summary: Summary) -> float | None:
 
 
 def _cells(one: CandidateSummary, summary: Summary) -> list[Cell]:
-    budget, latency = summary.budget, one.latency_ms
+    judged, latency = {line.line: line.verdict for line in one.lines}, one.latency_ms
     drop, interval = one.accuracy_drop_points, one.speedup_interval
     memory, fewer = one.peak_memory_bytes, fewer_macs(one, summary)
     return [
@@ -59,7 +69,7 @@ def _cells(one: CandidateSummary, summary: Summary) -> list[Cell]:
             one.accuracy,
             NOTHING if one.accuracy is None else percent(one.accuracy),
             () if drop is None else (points(drop),),
-            None if drop is None else drop > budget.accuracy_drop_points,
+            judged.get("accuracy drop"),
         ),
         Cell(
             "Speed-up",
@@ -69,7 +79,7 @@ def _cells(one: CandidateSummary, summary: Summary) -> list[Cell]:
                 *((f"{significant(interval[0])} to {significant(interval[1])}",) if interval else ()),
                 *((f"{times(one.speedup_over_source)} its FP32",) if one.speedup_over_source else ()),
             ),
-            None if budget.speedup is None or one.speedup is None else one.speedup < budget.speedup,
+            judged.get("speedup"),
         ),
         Cell(
             "Fewer MACs",
@@ -82,21 +92,21 @@ def _cells(one: CandidateSummary, summary: Summary) -> list[Cell]:
             latency.p95 if latency else None,
             milliseconds(latency.p95) if latency else NOTHING,
             _percentiles(latency) if latency else (),
-            None if budget.p95_ms is None or latency is None else latency.p95 > budget.p95_ms,
+            judged.get("latency p95"),
         ),
         Cell(
             "Size",
             one.size_bytes,
             NOTHING if one.size_bytes is None else size(one.size_bytes),
             (*(() if one.size_ratio is None else (smaller(one.size_ratio),)), *_download(one.download_bytes)),
-            None if budget.size_kib is None or one.size_bytes is None else one.size_bytes > budget.size_kib * 1024,
+            judged.get("size"),
         ),
         Cell(
             "Memory",
             memory,
             NOTHING if memory is None else size(memory),
             (),
-            None if budget.peak_memory_mib is None or memory is None else memory > budget.peak_memory_mib * 2**20,
+            judged.get("peak memory"),
         ),
     ]
 

@@ -8,10 +8,14 @@ from mlites.report.plots.confusion import confusion_plot
 from mlites.report.summary import Summary
 
 
-def _chosen_verdict(summary: Summary, details: Details) -> Verdict | None:
+def chosen_verdict(summary: Summary, details: Details) -> Verdict | None:
     return next((one for one in details.verdicts if one.candidate == summary.selected), None) or next(
-        iter(details.verdicts), None
+        (one for one in details.verdicts if one.confusion), None
     )
+
+
+def _baseline_counts(verdict: Verdict) -> list[list[int]]:
+    return verdict.baseline.confusion if verdict.baseline else []
 
 
 def _fits(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> bool:
@@ -19,11 +23,11 @@ def _fits(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> bool:
 
 
 def draw_matrices(summary: Summary, details: Details, classes: list[str]) -> list[dict[str, Any]]:
-    verdict = _chosen_verdict(summary, details)
+    verdict = chosen_verdict(summary, details)
     if verdict is None:
         return []
     baseline = summary.baseline.name if summary.baseline else "baseline"
-    found = [(verdict.candidate, "", verdict.confusion), (baseline, "baseline", verdict.baseline.confusion)]
+    found = [(verdict.candidate, "", verdict.confusion), (baseline, "baseline", _baseline_counts(verdict))]
     return [
         {
             "name": name,
@@ -37,10 +41,10 @@ def draw_matrices(summary: Summary, details: Details, classes: list[str]) -> lis
 
 def list_confusions(summary: Summary, details: Details, classes: list[str]) -> list[dict[str, Any]]:
     """The mistakes made most often, with the baseline's count of the same."""
-    verdict = _chosen_verdict(summary, details)
+    verdict = chosen_verdict(summary, details)
     if verdict is None or not _fits(verdict.confusion, classes):
         return []
-    base = verdict.baseline.confusion if _fits(verdict.baseline.confusion, classes) else None
+    base = _baseline_counts(verdict) if _fits(_baseline_counts(verdict), classes) else None
     pairs = [
         (count, row, column)
         for row, counts in enumerate(verdict.confusion)
