@@ -44,3 +44,15 @@ def describe(card: "ModelCard", model: Any, metrics: Any) -> None:
         if isinstance(value, int | float):
             metrics.log_metric(name, float(value))
     write_atomically(Path(metrics.path), "{}")  # the local cache wants a file behind every artifact
+
+
+def show_confusion(selection: dict[str, Any], metrics: Any) -> None:
+    """Fill in the confusion matrix of the selected candidate, with the names of the classes.
+
+    Args:
+        selection: The selection document.
+        metrics: A ``dsl.ClassificationMetrics`` artifact; its rows are the true classes.
+    """
+    chosen = next(one for one in selection["candidates"] if one["candidate"] == selection["selected"])
+    metrics.log_confusion_matrix(chosen["classes"], chosen["confusion"])
+    write_atomically(Path(metrics.path), "{}")  # the local cache wants a file behind every artifact

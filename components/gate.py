@@ -14,7 +14,7 @@ def gate(selection: str, store: str) -> bool:
         store: s3:// address of the documents.
 
     Returns:
-        True if every line of the budget is met.
+        True if every line of the budget is met; an undecided line is not, unless the recipe lets it pass.
     """
     from mlites.task import task
 

@@ -16,6 +16,8 @@ def report(
     dataset: dsl.Input[dsl.Dataset],
     quality: dsl.Input[dsl.HTML],
     page: dsl.Output[dsl.HTML],
+    lines: dsl.Output[dsl.Markdown],
+    winner: dsl.Output[dsl.ClassificationMetrics],
 ) -> None:
     """Write the run's report and summary, and publish them under runs/.
 
@@ -31,6 +33,8 @@ def report(
 
     Returns:
         page: The report.
+        lines: The verdict and the budget line by line, for those who read it in Kubeflow.
+        winner: Confusion matrix of the selected candidate.
     """
     from mlites.task import task
 
@@ -39,16 +43,20 @@ def report(
         import tempfile
         from pathlib import Path
 
+        from components.artifacts import show_confusion
         from mlites.files import write_atomically
         from mlites.recipe import Recipe
+        from mlites.report.markdown import markdown
         from mlites.report.publish import write_run
         from mlites.storage import Store
 
         with tempfile.TemporaryDirectory() as work:
             documents, folder = Store.open(store), Path(work)
-            write_run(
+            summary = write_run(
                 documents, run or job, Recipe.model_validate(recipe), selection, deployment, Path(dataset.path), folder
             )
             shutil.copyfile(quality.path, folder / "data-quality.html")
             write_atomically(Path(page.path), (folder / "report.html").read_bytes())
+            write_atomically(Path(lines.path), markdown(summary))
+            show_confusion(documents.get_document(selection), winner)
             documents.put_folder(f"runs/{run or job}", folder)

@@ -12,6 +12,7 @@ def validate(
     name: str,
     passes: List[str],
     hardware: dict,  # type: ignore[type-arg]
+    budget: dict,  # type: ignore[type-arg]
     store: str,
     candidate: dsl.Input[dsl.Model],
     baseline: dsl.Input[dsl.Model],
@@ -25,6 +26,7 @@ def validate(
         name: The candidate's.
         passes: What was done to it, in words.
         hardware: The recipe's hardware section.
+        budget: The recipe's budget section: lines on latency are measured until they can be decided.
         store: s3:// address that takes the model and the verdict.
         candidate: Model folder with model.onnx.
         baseline: Model folder of the FP32 teacher with model.onnx.
@@ -33,7 +35,7 @@ def validate(
 
     Returns:
         Digest of the verdict document.
-        metrics: Accuracy, speed and size.
+        metrics: Accuracy, speed, size, memory and energy; where the candidate failed, why.
     """
     from mlites.task import record_failure, task
 
@@ -44,8 +46,8 @@ def validate(
         from mlites.errors import InputError, ParityError
         from mlites.files import write_atomically
         from mlites.hardware.failed import failed_verdict
-        from mlites.hardware.validate import validate
-        from mlites.recipe import Hardware
+        from mlites.hardware.validate import headline_figures, validate
+        from mlites.recipe import Budget, Hardware
         from mlites.storage import Store
 
         profile, data = Hardware.model_validate(hardware), Dataset.load(Path(dataset.path))
@@ -53,14 +55,15 @@ def validate(
         target = Store.open(store)
         write_atomically(Path(metrics.path), "{}")  # the local cache wants a file behind every artifact
         try:
-            verdict = validate(*folders, data, profile, name, list(passes), Path(source.path))
+            limits = Budget.model_validate(budget)
+            verdict = validate(*folders, data, profile, name, list(passes), Path(source.path), limits)
         except (InputError, ParityError) as fault:  # this candidate's; the store's would end the run
             failure = record_failure(fault, f"validate {name}")
             metrics.metadata["failed"] = str(failure)
             return target.put_document(failed_verdict(name, passes, failure))
-        for line in verdict["warnings"]:
+        for line in [*verdict["machine"]["warnings"], *verdict["warnings"]]:
             print(f"mind: {line}")
-        for key in ("accuracy", "accuracy_drop_points", "speedup", "size_ratio"):
-            metrics.log_metric(key, float(verdict[key]))
+        for key, value in headline_figures(verdict).items():
+            metrics.log_metric(key, value)
         target.put_folder(f"models/{verdict['model']}", Path(candidate.path))
         return target.put_document(verdict)

@@ -115,6 +115,7 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
                 name=candidate.name,
                 passes=[step.label for step in candidate.passes],
                 hardware=_plain(recipe.hardware),
+                budget=budget,
                 store=store,
                 candidate=models[ends[candidate.name].name],
                 source=models[source_node(ends[candidate.name]).name],

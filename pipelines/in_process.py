@@ -80,7 +80,8 @@ def compress(model: Path, recipe: Recipe, folder: Path, say: Callable[[str], Non
         labels = [step.label for step in candidate.passes]
         folders = work.of(end), baseline
         try:
-            verdict = validate(*folders, dataset, recipe.hardware, name, labels, work.of(source_node(end)))
+            source = work.of(source_node(end))
+            verdict = validate(*folders, dataset, recipe.hardware, name, labels, source, recipe.budget)
         except (InputError, ParityError) as fault:
             verdict = failed_verdict(name, labels, Failure.of(fault, f"measure {name}"))
         verdicts.append(verdict)

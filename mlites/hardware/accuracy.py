@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mlites.errors import InputError
 from mlites.hardware.paired import Drop
 from mlites.inference import check_signature, infer, open_session
+from mlites.recipe import Hardware
 
 BATCH = 256
 BINS = 15  # of equal width, as in the source
@@ -90,7 +91,7 @@ class Bin:
 
 
 def evaluate(
-    path: Path, inputs: NDArray[np.float32], labels: NDArray[np.int64], *, classes: int, threads: int
+    path: Path, inputs: NDArray[np.float32], labels: NDArray[np.int64], hardware: Hardware, *, classes: int
 ) -> Answers:
     """Run an ONNX model over labelled rows.
 
@@ -98,13 +99,13 @@ def evaluate(
         path: ONNX file.
         inputs: preprocessed rows (n, ...).
         labels: index of each row's class (n,).
+        hardware: threads and provider of the session.
         classes: how many there are.
-        threads: of the session.
 
     Raises:
         InputError: the model does not load, does not fit the data, fails, or answers with NaN.
     """
-    session = open_session(path, threads)
+    session = open_session(path, hardware.threads, hardware.provider, hardware.provider_options)
     check_signature(session, path, inputs.shape[1:], classes)
     logits = np.concatenate([infer(session, path, inputs[at : at + BATCH]) for at in range(0, len(inputs), BATCH)])
     if logits.shape[1] != classes:

@@ -135,8 +135,8 @@ def judge(verdict: Document, budget: Budget) -> Judgement:
 def decided_by(budget: Budget) -> Callable[[Sequence[Latency]], bool]:
     """Whether the timings of teacher and candidate, in this order, settle the budget's lines on latency and speed.
 
-    For `measure_latency`, which goes on while they do not. Looking after every sitting makes a wrong decision likelier
-    only where the truth lies so near the limit that either decision is wrong by little.
+    For `measure_latency`, which goes on while they do not. Looking again and again makes a wrong decision likelier only
+    where the truth lies so near the limit that either decision is wrong by little.
     """
 
     def decided(latencies: Sequence[Latency]) -> bool:

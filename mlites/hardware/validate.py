@@ -12,15 +12,18 @@ from numpy.typing import NDArray
 from mlites.data.dataset import Dataset
 from mlites.errors import InputError
 from mlites.hardware.accuracy import Answers, agreement, class_drops, drop, evaluate
+from mlites.hardware.budget import decided_by
 from mlites.hardware.caveats import find_caveats
 from mlites.hardware.latency import Latency, measure_latency
-from mlites.hardware.machine import read_machine
+from mlites.hardware.load import watch
+from mlites.hardware.machine import check_profile, read_machine
 from mlites.hardware.macs import count_macs
 from mlites.hardware.memory import measure_process
+from mlites.hardware.throughput import measure_throughput
 from mlites.inference import check_file
 from mlites.models.card import ModelCard, read_card
 from mlites.packing.pack import packed_size
-from mlites.recipe import Hardware
+from mlites.recipe import Budget, Hardware
 
 FORMAT = "mlites-verdict/2"
 BASELINE = "teacher"
@@ -35,47 +38,48 @@ def validate(
     name: str,
     passes: list[str],
     source: Path | None = None,
+    budget: Budget | None = None,
 ) -> dict[str, Any]:
-    """Measure accuracy, latency, size, memory and cost of a candidate and of the teacher.
+    """Measure accuracy, speed, size, memory, energy and cost of a candidate and of the teacher.
 
     Args:
         candidate: model folder with ``model.onnx``.
         baseline: the same of the FP32 teacher.
         dataset: its test split decides and lends the rows that are timed.
-        hardware: threads, batch and time to measure with.
+        hardware: the profile to measure by; what this machine lacks of it is marked.
         name: the candidate's.
         passes: what was done to it, in words.
         source: model folder with the FP32 ``model.onnx`` that stood before quantization in the candidate's chain; the
             candidate's own folder, or none, where nothing was quantized.
+        budget: its lines on latency and speed are measured until they can be decided, or time is up.
 
     Returns:
         The verdict document (``mlites-verdict/2``); its ``warnings`` name what did not do what it is for.
 
     Raises:
-        InputError: a model that cannot be used or does not fit the data; more threads than cores.
+        InputError: a model that cannot be used or does not fit the data, or a provider that is not there.
     """
     machine = read_machine()
-    if hardware.threads > machine.cores:
-        raise InputError(
-            f"hardware.threads is {hardware.threads}, but this process may use {machine.cores} cores; "
-            "lower threads or measure on a larger machine"
-        )
+    marks = check_profile(machine, hardware)
     folders = (baseline, candidate)
-    cards = [_check_model(folder, dataset) for folder in folders]
+    cards = [_check_card(folder, dataset) for folder in folders]
     _check_preprocessing(candidate, cards[1], cards[0])
-    third, place = _find_source(source, cards, dataset)
     inputs, labels = dataset.normalised_for(cards[0].preprocessing).arrays("test")
-    rows = inputs[: hardware.batch]
-    models = [folder / "model.onnx" for folder in folders]
-    # memory comes first: a file that crashes ONNX Runtime shall crash that process and not this one
-    peaks = [measure_process(path, rows, hardware).peak_memory_bytes for path in models]
-    classes = len(dataset.classes)
-    answers = [evaluate(path, inputs, labels, classes=classes, threads=hardware.threads) for path in models]
-    costs = [_cost(path, card, rows[:1]) for path, card in zip(models, cards, strict=True)]
-    latencies = _measure([*models, *third], rows, hardware)
+    rows = np.resize(inputs, (hardware.batch, *inputs.shape[1:]))
+    with watch() as load:
+        # a file that crashes ONNX Runtime crashes a process of its own; the teacher need not fit the target
+        check_file(baseline / "model.onnx", rows)
+        check_file(candidate / "model.onnx", rows, memory_mib=hardware.memory_mib)
+        third, place = _find_source(source, cards, dataset)
+        models = [folder / "model.onnx" for folder in folders]
+        classes = len(dataset.classes)
+        answers = [evaluate(path, inputs, labels, hardware, classes=classes) for path in models]
+        running = [_measure_alone(path, rows, hardware) for path in models]
+        costs = [_cost(path, card, rows[:1]) for path, card in zip(models, cards, strict=True)]
+        latencies = _measure([*models, *third], rows, hardware, budget)
     teacher, own = (
-        {**_figures(answer, latency), "peak_memory_bytes": peak, **cost}
-        for answer, latency, peak, cost in zip(answers, latencies[:2], peaks, costs, strict=True)
+        {**_figures(answer, latency), **alone, **cost}
+        for answer, latency, alone, cost in zip(answers, latencies[:2], running, costs, strict=True)
     )
     over_source, interval = (None, None) if place is None else latencies[1].speedup_over(latencies[place])
     verdict = {
@@ -86,25 +90,42 @@ def validate(
         "parents": list(cards[1].parents),
         "provenance": list(cards[1].provenance),
         "preprocessing": cards[1].preprocessing,
-        "machine": {**machine.to_json(), "threads": hardware.threads, "batch": hardware.batch},
+        "classes": list(dataset.classes),
+        "machine": {
+            **machine.to_json(),
+            "profile": hardware.name,
+            "provider": hardware.provider,
+            "threads": hardware.threads,
+            "batch": hardware.batch,
+            "warnings": [*marks, *load.warnings()],
+            "load": load.to_json(),
+        },
         "baseline": {"name": BASELINE, "model": cards[0].digest, **teacher},
         **own,
-        "classes": list(dataset.classes),
-        "accuracy_drop_points": 100 * (teacher["accuracy"] - own["accuracy"]),
-        "accuracy_drop_interval": list(drop(answers[1], answers[0]).interval),
-        "class_drops": [one and one.to_json() for one in class_drops(answers[1], answers[0])],
+        **_compare(answers[1], answers[0]),
         "speedup": latencies[1].speedup,
         "speedup_interval": list(latencies[1].speedup_interval),
+        "speedup_narrow": latencies[1].narrow,
         "speedup_over_source": over_source,
         "speedup_over_source_interval": None if interval is None else list(interval),
         "size_ratio": teacher["size_bytes"] / own["size_bytes"],
-        "agreement": agreement(answers[1].logits, answers[0].logits),
         "rounds": latencies[1].rounds,
+        "measured_seconds": latencies[1].seconds,
     }
     return {**verdict, "warnings": find_caveats(verdict, dataset.rows["validation"])}
 
 
-def _check_model(folder: Path, dataset: Dataset) -> ModelCard:
+def headline_figures(verdict: dict[str, Any]) -> dict[str, float]:
+    """The figures of a verdict that one compares runs by, those that are known."""
+    found = {key: verdict[key] for key in ("accuracy", "accuracy_drop_points", "ece", "speedup", "size_ratio")}
+    found |= {f"{name}_ms": value for name, value in verdict["latency_ms"].items()}
+    found |= {"size_bytes": verdict["size_bytes"], "peak_memory_bytes": verdict["peak_memory_bytes"]}
+    found["cold_start_ms"] = sum(verdict["cold_start_ms"].values())
+    found["energy_mj"] = (verdict.get("energy") or {}).get("millijoules")
+    return {key: float(value) for key, value in found.items() if value is not None}
+
+
+def _check_card(folder: Path, dataset: Dataset) -> ModelCard:
     card = read_card(folder)
     if card.form != "onnx":
         raise InputError(f"{folder / 'model.json'}: form is {card.form}; validation needs an exported model.onnx")
@@ -113,7 +134,6 @@ def _check_model(folder: Path, dataset: Dataset) -> ModelCard:
             f"{folder / 'model.json'}: classes are {_shorten(card.classes)}; "
             f"the data has {_shorten(dataset.classes)}, in this order"
         )
-    check_file(folder / "model.onnx")
     return card
 
 
@@ -132,11 +152,14 @@ def _find_source(source: Path | None, cards: Sequence[ModelCard], dataset: Datas
     """The file to time beside baseline and candidate, if it is neither, and the source's place among all three."""
     if source is None:
         return [], None
-    card = _check_model(source, dataset)
+    card = _check_card(source, dataset)
     _check_preprocessing(source, card, cards[0])
     if card.files == cards[1].files:
         return [], None
-    return ([], 0) if card.files == cards[0].files else ([source / "model.onnx"], 2)
+    if card.files == cards[0].files:
+        return [], 0
+    check_file(source / "model.onnx")
+    return [source / "model.onnx"], 2
 
 
 def share_time(models: int, seconds: float) -> float:
@@ -148,10 +171,28 @@ def share_time(models: int, seconds: float) -> float:
     return seconds * min(1.0, 2 * LONGER / models)
 
 
-def _measure(models: Sequence[Path], rows: NDArray[np.float32], hardware: Hardware) -> list[Latency]:
+def _measure(
+    models: Sequence[Path], rows: NDArray[np.float32], hardware: Hardware, budget: Budget | None
+) -> list[Latency]:
     """All in the same rounds."""
-    seconds = share_time(len(models), hardware.seconds)
-    return measure_latency(models, rows, hardware.model_copy(update={"seconds": seconds}))
+    shared = hardware.model_copy(update={"seconds": share_time(len(models), hardware.seconds)})
+    return measure_latency(models, rows, shared, decided=decided_by(budget) if budget else None)
+
+
+def _measure_alone(path: Path, rows: NDArray[np.float32], hardware: Hardware) -> dict[str, Any]:
+    """What is found in processes of its own."""
+    throughput = [one.to_json() for one in measure_throughput(path, rows, hardware)]
+    return {**measure_process(path, rows, hardware).to_json(), "throughput": throughput}
+
+
+def _compare(own: Answers, teacher: Answers) -> dict[str, Any]:
+    """Losses row by row against the teacher."""
+    return {
+        "accuracy_drop_points": 100 * (teacher.accuracy - own.accuracy),
+        "accuracy_drop_interval": list(drop(own, teacher).interval),
+        "class_drops": [one and one.to_json() for one in class_drops(own, teacher)],
+        "agreement": agreement(own.logits, teacher.logits),
+    }
 
 
 def _cost(model: Path, card: ModelCard, row: NDArray[np.float32]) -> dict[str, int | None]:
@@ -175,4 +216,5 @@ def _figures(answers: Answers, latency: Latency) -> dict[str, Any]:
         "calibration": [asdict(one) for one in answers.calibration],
         "confusion": answers.confusion.tolist(),
         "latency_ms": latency.percentiles_ms(),
+        "latency_interval_ms": {name: list(edges) for name, edges in latency.percentile_intervals_ms().items()},
     }

@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 from mlites.data.dataset import Dataset
 from mlites.errors import InputError
 from mlites.hardware.accuracy import Answers, agreement, class_drops, drop, evaluate, softmax
+from mlites.recipe import Hardware
 from tests.hardware.networks import CLASSES, FEATURES, forward, make_model, make_weights
 
 Save = Callable[..., Path]
@@ -21,7 +22,7 @@ Save = Callable[..., Path]
 def test_accuracy_and_confusion_equal_those_of_scikit_learn(save: Save, dataset: Dataset):
     weights = make_weights(seed=3)  # answers wrongly most of the time
     inputs, labels = dataset.arrays("test")
-    answers = evaluate(save(make_model(weights)), inputs, labels, classes=CLASSES, threads=1)
+    answers = evaluate(save(make_model(weights)), inputs, labels, Hardware(), classes=CLASSES)
     expected = forward(weights, inputs)
     np.testing.assert_allclose(answers.logits, expected, rtol=1e-4, atol=1e-4)
     assert answers.accuracy == accuracy_score(labels, expected.argmax(axis=1))
@@ -30,7 +31,7 @@ def test_accuracy_and_confusion_equal_those_of_scikit_learn(save: Save, dataset:
 
 def test_a_class_without_test_rows_keeps_its_row_of_zeros(save: Save):
     inputs = np.ones((2, FEATURES), np.float32)
-    answers = evaluate(save(make_model(make_weights())), inputs, np.array([0, 1]), classes=CLASSES, threads=1)
+    answers = evaluate(save(make_model(make_weights())), inputs, np.array([0, 1]), Hardware(), classes=CLASSES)
     assert answers.confusion.shape == (CLASSES, CLASSES)
     assert answers.confusion.sum(axis=1).tolist() == [1, 1, 0]
     assert answers.per_class[2] is None
@@ -125,4 +126,4 @@ def test_a_model_whose_number_of_classes_shows_only_when_it_runs_is_found_out(sa
     inputs, labels = np.ones((4, FEATURES), np.float32), np.zeros(4, np.int64)
     inputs[:, 0] = -1
     with pytest.raises(InputError, match=r"answers with 5 classes; the data has 3"):
-        evaluate(path, inputs, labels, classes=CLASSES, threads=1)
+        evaluate(path, inputs, labels, Hardware(), classes=CLASSES)
