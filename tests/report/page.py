@@ -36,6 +36,3 @@ class Page(HTMLParser):
 
     def all(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
-
-
-SHAPES = ["deployed", "rejected", "failed", "one", "forty", "hundred"]

@@ -11,13 +11,13 @@ from mlites.report import details as module
 from mlites.report import html
 from mlites.report.details import Details
 from mlites.report.html import render
-from mlites.report.summary import CandidateSummary, Summary
+from mlites.report.summary import CandidateSummary, Nearest, Summary
 from tests.report.page import Page
 
 HOSTILE = "</style></title><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{ 7*7 }}\x00\x1b\ud800&#x202e;"
 
 
-SHAPES = ["deployed", "rejected", "failed", "one", "forty", "hundred"]
+SHAPES = ["deployed", "rejected", "failed", "broken", "one", "forty", "hundred"]
 
 
 @pytest.fixture(params=SHAPES)
@@ -26,6 +26,7 @@ def shape(request, run, failed_run, many):
         "deployed": run,
         "rejected": lambda: run("rejected"),
         "failed": lambda: failed_run,
+        "broken": lambda: run("rejected", broken=3),
         "one": lambda: run(candidates=many(1), classes=["cat", "dog"]),
         "forty": lambda: run(candidates=many(40)),
         "hundred": lambda: run(classes=[f"class number {index}" for index in range(100)]),
@@ -101,6 +102,28 @@ def test_a_rejected_run_says_that_nothing_changed_and_why(run):
     assert "Call it" not in page.text and "Take it back" not in page.text
 
 
+def test_candidates_that_could_not_be_judged_are_listed_with_their_error(run):
+    page = Page(render(*run(broken=2)))
+    assert "2 candidates could not be judged. broken-0 failed at validate: model.onnx: not an ONNX file" in page.text
+    assert page.text.count("✕ failed") == 2
+
+
+def test_marks_of_the_machine_stand_at_the_top_once_and_in_the_provenance(run):
+    page = Page(render(*run()))
+    mark = "other processes took 12% of the cores' time while this was measured"
+    assert page.text.count(mark) == 2
+    assert page.text.index(mark) < page.text.index("Accuracy, speed and size")
+    for words in ("server-1core, provider cpu, 1 thread, batch 1", "12.0% of the cores' time while measured"):
+        assert words in page.text
+
+
+def test_a_mark_that_not_all_candidates_share_stands_in_the_row_too(run):
+    summary, details = run()
+    first = summary.candidates[0].model_copy(update={"marks": [*summary.candidates[0].marks, "lacks avx512_vnni"]})
+    page = Page(render(summary.model_copy(update={"candidates": [first, *summary.candidates[1:]]}), details))
+    assert page.text.count("lacks avx512_vnni") == 3
+
+
 def test_a_failed_run_says_what_failed_and_where(failed_run):
     page = Page(render(*failed_run))
     assert "Failed The run stopped at the step validate-pruned-int8" in page.text
@@ -128,6 +151,17 @@ def test_hostile_text_stays_text(run):
     deployment = summary.deployment.model_copy(
         update={"model": HOSTILE, "triton_url": f"http://{HOSTILE}", "repository": HOSTILE, "grpc_url": HOSTILE}
     )
+    line = {"line": HOSTILE, "value": 1.0, "limit": 2.0, "unit": HOSTILE, "verdict": "fail", "note": HOSTILE}
+    operators = [{"name": HOSTILE, "op_type": HOSTILE, "share": 0.5, "us": 1.0, "hint": HOSTILE}]
+    energy = {"millijoules": 1.0, "kind": "estimated", "source": HOSTILE}
+    added = CandidateSummary.model_validate(
+        {"name": HOSTILE, "passes": [HOSTILE], "lines": [line], "operators": operators, "energy": energy}
+        | {"marks": [HOSTILE], "failed": {"step": HOSTILE, "error": HOSTILE}}
+    )
+    taken = ("lines", "operators", "energy", "marks", "failed")
+    candidates[0] = candidates[0].model_copy(update={key: getattr(added, key) for key in taken})
+    nearest = [{"line": HOSTILE, "sentence": HOSTILE}]
+    summary = summary.model_copy(update={"nearest": [Nearest.model_validate(one) for one in nearest]})
     summary = summary.model_copy(
         update={"run": HOSTILE, "recipe": HOSTILE, "selected": HOSTILE, "reason": HOSTILE, "candidates": candidates}
         | {"environment": environment, "deployment": deployment}

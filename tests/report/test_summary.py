@@ -73,6 +73,24 @@ def test_candidates_keep_the_recipes_order_and_the_measured_numbers(run):
     assert best.within_budget and best.on_front
 
 
+def test_a_candidate_that_could_not_be_judged_keeps_its_error_and_the_first_of_the_list_may_be_one(run):
+    summary, _ = run(broken=2)
+    assert summary.candidates[0].name == "int8", "the recipe's come first"
+    (first, _) = [one for one in summary.candidates if one.failed]
+    assert (first.failed.step, first.accuracy, first.on_front) == ("validate", None, False)
+    assert summary.environment is not None and summary.baseline is not None
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(document(summary))
+
+
+def test_lines_energy_and_the_rest_are_those_of_the_documents(run):
+    summary, _ = run("rejected")
+    best = summary.selected_candidate
+    assert {line.line: line.verdict for line in best.lines}["latency p95"] == "undecided"
+    assert best.energy.kind == "estimated" and best.roofline.bound == "overhead" and len(best.operators) == 3
+    assert best.marks == summary.environment.warnings and summary.environment.profile == "server-1core"
+    assert summary.front.hypervolume == 0.0912 and summary.nearest[0].line == "speedup"
+
+
 def test_a_failed_run_keeps_what_was_measured_and_lists_the_rest(failed_run):
     summary, _ = failed_run
     assert summary.status == "failed" and summary.failed_step == "validate-pruned-int8"

@@ -32,7 +32,7 @@ class Reliability:
 
 def calibration_plot(models: Sequence[Reliability]) -> Markup:
     """On the diagonal a model is as often right as it is sure; below it, it is too sure of itself."""
-    frame = Frame(44.0, SIDE - 12, 10.0, SIDE - 46)
+    frame = Frame(44.0, SIDE - 20, 10.0, SIDE - 46)
     x, y = linear_axis(0, 1, frame.left, frame.right, 5), linear_axis(0, 1, frame.bottom, frame.top, 5)
     parts = [grid(frame, Scale(x, "confidence →", _percent), Scale(y, "↑ accuracy", _percent))]
     parts.append(line(x(0), y(0), x(1), y(1), "diagonal"))

@@ -13,6 +13,7 @@ from mlites.report.plots.labels import LETTER, RANK, Kind
 from mlites.report.plots.svg import element, line, shorten, shown, svg, text
 
 LINE_HEIGHT = 15.0  # of a name beside the plot
+NARROW = 400.0  # pixels in which names leave too little room
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ def parallel_plot(strands: Sequence[Strand], traits: Sequence[Trait], width: flo
         width: of the view box, in the pixels that the page shows it in.
         height: the same.
     """
-    letters = int(width / 42)
-    names = 16 + LETTER * max(len(_name(one, letters)) for one in strands)
-    left, right, top, bottom = 34.0, width - names, 44.0, height - 24
+    labels = [_label(one, width) for one in strands]
+    left, right = 34.0 if width > NARROW else 14.0, width - 16 - LETTER * max(map(len, labels))
+    top, bottom = 44.0, height - 24
     step = (right - left) / (len(traits) - 1)
     places = [left + index * step for index in range(len(traits))]
     axes = [_axis(one, bottom, top) for one in traits]
@@ -61,9 +62,10 @@ def parallel_plot(strands: Sequence[Strand], traits: Sequence[Trait], width: flo
     for index, (trait, place) in enumerate(zip(traits, places, strict=True)):
         values = [value for value in trait.values if value is not None]
         parts.append(line(place, top - 6, place, bottom + 6, "axis"))
-        parts.append(text(place, 14, trait.name, "panel", "start" if not index else "middle"))
+        at, anchor = (place, "middle") if index else (max(place - 24, 0.0), "start")
+        parts.append(text(at, 14, trait.name, "panel", anchor))
         for value, down in ((max(values), top - 12), (min(values), bottom + 20)) if values else ():
-            parts.append(text(place, down, trait.word(value), "tick", "start" if not index else "middle"))
+            parts.append(text(at, down, trait.word(value), "tick", anchor))
     order = sorted(range(len(strands)), key=lambda index: (-RANK[strands[index].kind], -index))
     ends: list[tuple[int, float]] = []
     for index in order:  # the chosen one last, on top
@@ -77,12 +79,15 @@ def parallel_plot(strands: Sequence[Strand], traits: Sequence[Trait], width: flo
     for index, down, end in _spread(ends, strands, 8.0, height - 6):
         kind = strands[index].kind
         parts.append(line(right + 2, end, right + 9, down, "leader"))
-        parts.append(text(right + 12, down + 4, _name(strands[index], letters), f"name {kind}"))
+        parts.append(text(right + 12, down + 4, labels[index], f"name {kind}"))
     return svg(width, height, _describe(strands, traits), *parts)
 
 
-def _name(strand: Strand, letters: int) -> str:
-    return shorten(strand.name, letters)
+def _label(strand: Strand, width: float) -> str:
+    """Its name, or in a narrow plot its row's number, which takes less from the axes."""
+    if width > NARROW:
+        return shorten(strand.name, int(width / 42))
+    return "base" if strand.kind == "baseline" else str(strand.number)
 
 
 def _axis(trait: Trait, bottom: float, top: float) -> Axis:

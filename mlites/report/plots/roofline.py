@@ -61,7 +61,7 @@ def roofline_plot(
     low_y, high_y = _widened([one.gmacs_per_second for one in points] + tops, 1.5)
     x = log_axis(low_x, high_x, frame.left, frame.right, int(width / 75))
     y = log_axis(low_y, high_y, frame.bottom, frame.top, int(height / 50))
-    across = Scale(x, "multiply-accumulates for each byte →", _plain)
+    across = Scale(x, "multiply-accumulates for each byte →" if width > 400 else "MACs a byte →", _plain)
     parts = [grid(frame, across, Scale(y, "↑ GMAC/s", _plain))]
     start = max(low_x, low_y / gbytes_per_second)
     knee = max(knees)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from mlites.report.plots.axes import linear_axis
+from mlites.report.plots.labels import LETTER
 from mlites.report.plots.svg import element, line, shorten, svg, text
 
 ROW = 24.0
@@ -42,9 +43,9 @@ def spans_plot(title: str, spans: Sequence[Span], limit: float | None, unit: str
         unit: below the axis.
         width: of the view box, in the pixels that the page shows it in.
     """
-    letters = int(width / 30)
-    left = 14 + 6.4 * max(min(len(one.name), letters) for one in spans)
-    right = width - 14 - 6.4 * max(len(one.note) for one in spans)
+    letters = int(width / 24)
+    left = 14 + LETTER * max(min(len(one.name), letters) for one in spans)
+    right = width - 14 - LETTER * max(len(one.note) for one in spans)
     top, bottom = 16.0, 16.0 + ROW * len(spans)
     edges = [edge for one in spans for edge in (one.value, *(one.interval or ()))]
     edges += [0.0] if limit is None else [0.0, limit]
