@@ -7,14 +7,21 @@ import pytest
 
 from mlites.data.dataset import Dataset
 from mlites.errors import InputError
+from mlites.failure import Failure
 from mlites.files import canonical_json
 from mlites.hardware.budget import decided_by
+from mlites.hardware.failed import failed_verdict
 from mlites.hardware.latency import measure_latency
 from mlites.hardware.selection import select
-from mlites.hardware.validate import share_time, validate
+from mlites.hardware.validate import headline_figures, share_time, validate
 from mlites.models.card import read_card
 from mlites.packing.pack import pack, unpack
-from mlites.recipe import Budget, Hardware
+from mlites.recipe import Budget, Hardware, Recipe
+from mlites.report.details import Details
+from mlites.report.html import render
+from mlites.report.markdown import markdown
+from mlites.report.summary import summarize
+from mlites.serving.deploy import declined
 from tests.hardware.networks import forward, make_model, make_weights
 
 ModelFolder = Callable[..., Path]
@@ -209,3 +216,42 @@ def test_measuring_ends_early_where_the_limit_is_far_and_goes_on_where_it_is_nea
         for limit in (0.2, 1.0)
     )
     assert len(far.sittings) < len(near.sittings)
+
+
+def test_a_report_can_be_drawn_from_what_was_really_measured(dataset: Dataset, model_folder: ModelFolder):
+    baseline, candidate = model_folder("teacher", onnx_bytes()), model_folder("student", onnx_bytes(seed=5))
+    limits = {"accuracy_drop_points": 5, "class_drop_points": 5, "p95_ms": 1000, "speedup": 0.01, "energy_mj": 1e9}
+    recipe = Recipe.model_validate(
+        {
+            "name": "table",
+            "data": {"source": "csv", "path": "rows.csv"},
+            "teacher": {"architecture": {"family": "mlp", "hidden": [16]}},
+            "candidates": [
+                {"name": name, "passes": [{"pass": "quantize", "method": name}]} for name in ("static", "fp16")
+            ],
+            "budget": limits,
+        }
+    )
+    profile = QUICK.model_copy(update={"streams": (2,)})
+    verdict = validate(candidate, baseline, dataset, profile, "static", ["quantize static"], baseline, recipe.budget)
+    failed = failed_verdict(
+        "fp16", ["quantize fp16"], Failure("quantize fp16", "no layer can be stored in half precision")
+    )
+    documents = [failed, verdict]
+    selection = select(documents, recipe.budget)
+    data = {"digest": dataset.digest, "rows": dataset.rows, "classes": list(dataset.classes)}
+    summary = summarize("r1", recipe, selection, declined(selection, "table"), data, documents)
+    content = render(summary, Details.model_validate({"verdicts": documents}))
+    assert summary.status == "rejected" and summary.selected == "static"
+    drop = next(line for line in summary.selected_candidate.lines if line.line == "accuracy drop")
+    assert drop.verdict == "fail" and drop.value == pytest.approx(verdict["accuracy_drop_points"])
+    for words in (
+        "no layer can be stored in half precision",
+        "accuracy drop",
+        "batch 1, 2 streams",
+        verdict["machine"]["cpu"],
+    ):
+        assert words in content
+    for key, value in headline_figures(verdict).items():
+        assert value > 0 or key == "accuracy_drop_points", key
+    assert "accuracy drop" in markdown(summary)
