@@ -52,7 +52,7 @@ def test_a_candidates_step_that_fails_ends_well_with_the_failure_in_place_of_the
     assert model.metadata == {"failed": "prune structured 50%: nothing to prune: lower round_to"}
     assert Path(metrics.path).read_text() == "{}"
     assert capsys.readouterr().err == "failed: nothing to prune: lower round_to\n"
-    start, failed, end = told(events)
+    _, failed, end = told(events)
     assert failed == {"step": "prune-012345", "event": "failed", "error": FAULT.error, "here": True}
     assert end["event"] == "end" and end["success"] is True
 
@@ -86,7 +86,7 @@ def test_steps_that_all_depend_on_and_faults_of_the_machine_end_the_run(
 
 def test_a_damaged_failure_is_told(tmp_path: Path):
     (tmp_path / "failed.json").write_text("{")
-    with pytest.raises(InputError, match="failed.json: not JSON; expected a failure"):
+    with pytest.raises(InputError, match=r"failed\.json: not JSON; expected a failure"):
         read_card(tmp_path)
 
 
