@@ -62,6 +62,7 @@ class Work:
             included, as the file has them: what the runtime pads to is not counted.
         int8_macs: those of them that run in integer kernels after the runtime's optimisation.
         bytes: that the operators left after optimisation read and write, each its inputs, weights and results once.
+        footprint_bytes: that one inference uses: all weights, and the values of the operator that has the largest.
         kernels: how many operators that is; those run in a loop count each time.
         not_counted: kinds of operators in the file whose products are not counted.
     """
@@ -69,6 +70,7 @@ class Work:
     macs: int
     int8_macs: int
     bytes: int
+    footprint_bytes: int
     kernels: int
     not_counted: tuple[str, ...]
 
@@ -94,7 +96,10 @@ def count_work(model: onnx.ModelProto, rows: NDArray[np.float32]) -> Work:
     return Work(
         macs=sum(_macs_of(event) for event in plain if event.op_type not in foreign),
         int8_macs=sum(_macs_of(event) for event in optimised if event.op_type in INTEGER),
-        bytes=sum(event.bytes for event in optimised if event.op_type not in VIEWS | CONTROL),
+        bytes=sum(
+            event.value_bytes + event.weight_bytes for event in optimised if event.op_type not in VIEWS | CONTROL
+        ),
+        footprint_bytes=_footprint([event for event in optimised if event.op_type not in CONTROL]),
         kernels=sum(event.op_type not in CONTROL for event in optimised),
         not_counted=tuple(sorted(found & (NOT_COUNTED | foreign))),
     )
@@ -122,13 +127,15 @@ class Event:
         op_type: its kind.
         inputs: their shapes, weights among them.
         outputs: their shapes.
-        bytes: of all of these.
+        value_bytes: of these, without weights.
+        weight_bytes: of the weights.
     """
 
     op_type: str
     inputs: tuple[Shape, ...]
     outputs: tuple[Shape, ...]
-    bytes: int
+    value_bytes: int
+    weight_bytes: int
 
 
 def run_profiled(model: onnx.ModelProto, rows: NDArray[np.float32], *, optimised: bool) -> list[Event]:
@@ -162,8 +169,12 @@ def _event(seen: dict[str, Any]) -> Event:
         tuple(tuple(shape) for typed in seen[key] for shape in typed.values())
         for key in ("input_type_shape", "output_type_shape")
     )
-    size = sum(int(seen.get(key, 0)) for key in ("activation_size", "parameter_size", "output_size"))
-    return Event(seen["op_name"], inputs, outputs, size)
+    values = int(seen["activation_size"]) + int(seen["output_size"])
+    return Event(seen["op_name"], inputs, outputs, values, int(seen["parameter_size"]))
+
+
+def _footprint(events: Sequence[Event]) -> int:
+    return sum(event.weight_bytes for event in events) + max((event.value_bytes for event in events), default=0)
 
 
 def _convolution(weight: int) -> Callable[[Event], int]:
