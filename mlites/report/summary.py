@@ -62,12 +62,17 @@ class Energy(Part):
 class Roofline(Part):
     """How close the model is to what the machine could do."""
 
-    macs: int | None = None
+    macs: int | None = Field(None, description="Of one inference of the batch.")
+    int8_macs: int | None = Field(None, description="Those of them that run in integers.")
     bytes: int | None = Field(None, description="Moved between memory and processor for one batch, at the least.")
     intensity: float = Field(description="Multiply-accumulates for each byte moved.")
-    limit_ms: float = Field(description="Of a batch, if the machine reached its peak.")
+    compute_ms: float | None = Field(None, description="Of the arithmetic at peak speed.")
+    memory_ms: float | None = Field(None, description="Of the bytes at peak bandwidth.")
+    overhead_ms: float | None = Field(None, description="Of calling the operators, whatever they do.")
+    limit_ms: float = Field(description="Of a batch, if the machine reached its peak: the greater of the two.")
     fraction_of_limit: float
     bound: str = Field(description="What limits it: compute, memory, or overhead.")
+    not_counted: list[str] = Field([], description="Operators whose products are not among the macs.")
 
 
 class Operator(Part):
@@ -85,7 +90,12 @@ class Peaks(Part):
 
     fp32_gmacs_per_second: float
     int8_gmacs_per_second: float
-    stream_gbytes_per_second: float
+    stream_gbytes_per_second: float = Field(description="From memory.")
+    cached_gbytes_per_second: list[tuple[int, float]] = Field(
+        [], description="Working set in bytes, and the bandwidth of the cache that holds it."
+    )
+    call_us: float | None = Field(None, description="Fixed cost of one call.")
+    node_us: float | None = Field(None, description="Fixed cost of each operator.")
 
 
 class Load(Part):

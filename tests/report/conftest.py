@@ -142,7 +142,8 @@ def costs(step: dict[str, Any], before: dict[str, int]) -> dict[str, int]:
     return {key: round(share * value) for key, value in before.items()}
 
 
-PEAKS = {"fp32_gmacs_per_second": 51.2, "int8_gmacs_per_second": 643.0, "stream_gbytes_per_second": 11.8}
+PEAKS = {"fp32_gmacs_per_second": 51.2, "int8_gmacs_per_second": 643.0, "stream_gbytes_per_second": 11.8,
+         "cached_gbytes_per_second": [[1 << 19, 61.0], [1 << 22, 38.0]], "call_us": 6.9, "node_us": 0.52}  # fmt: skip
 NODES = [  # name, type, share, what is to be said of it
     ("/blocks.0/conv1/Conv", "Conv", 0.41, None),
     ("/stem/Conv_quant", "QLinearConv", 0.22, "3 input channels fill no vector: keep this layer in float"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlites.report.plots.labels import Kind
-from mlites.report.plots.roofline import Roof, RooflinePoint, roofline_plot
+from mlites.report.plots.roofline import Roof, RooflinePoint, Slope, roofline_plot
 from mlites.report.sections.candidates import Row
 from mlites.report.summary import Figures, Operator, Summary
 from mlites.report.words import NOTHING, count, milliseconds, percent, significant, size
@@ -40,10 +40,10 @@ def draw_rooflines(summary: Summary, rows: Sequence[Row]) -> list[dict[str, Any]
     if peaks is None or not points:
         return []
     roofs = [Roof("INT8 peak", peaks.int8_gmacs_per_second), Roof("FP32 peak", peaks.fp32_gmacs_per_second)]
-    return [
-        {"width": name, "plot": roofline_plot(points, roofs, peaks.stream_gbytes_per_second, wide, high)}
-        for name, wide, high in WIDTHS
-    ]
+    slopes = [Slope("from memory", peaks.stream_gbytes_per_second)]
+    if cached := max((rate for _, rate in peaks.cached_gbytes_per_second), default=None):
+        slopes.append(Slope("from cache", cached))
+    return [{"width": name, "plot": roofline_plot(points, roofs, slopes, wide, high)} for name, wide, high in WIDTHS]
 
 
 def _models(summary: Summary, rows: Sequence[Row]) -> list[tuple[int, str, Kind, Figures]]:

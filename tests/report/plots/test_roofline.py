@@ -4,10 +4,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mlites.report.plots.roofline import Roof, RooflinePoint, roofline_plot
+from mlites.report.plots.roofline import Roof, RooflinePoint, Slope, roofline_plot
 
 ROOFS = [Roof("INT8 peak", 640.0), Roof("FP32 peak", 50.0)]
-BANDWIDTH = 12.5
+SLOPES = [Slope("from memory", 12.5)]
 
 
 def point(number, intensity, rate, kind="other"):
@@ -15,7 +15,7 @@ def point(number, intensity, rate, kind="other"):
 
 
 def draw(points, width=1040, height=430):
-    return ElementTree.fromstring(str(roofline_plot(points, ROOFS, BANDWIDTH, width, height)))
+    return ElementTree.fromstring(str(roofline_plot(points, ROOFS, SLOPES, width, height)))
 
 
 def lines(drawn):
@@ -59,7 +59,7 @@ def test_words_do_not_collide_and_the_chosen_one_is_named(width, count):
     points[3] = point(4, 3.0, 7.0, "selected")
     boxes = []
     for one in draw(points, width, 400).iter("text"):
-        if one.get("class").split()[0] in ("name", "roof-name"):
+        if one.get("class").split()[0] in ("name", "roof-name") and not one.get("transform"):
             wide = 5.2 * len(one.text)
             start = float(one.get("x")) - {"end": wide, "middle": wide / 2}.get(one.get("text-anchor"), 0)
             boxes.append((start, start + wide, float(one.get("y")), one.text))
@@ -73,3 +73,15 @@ def test_both_axes_are_logarithmic():
     places = centres(draw([point(1, 1.0, 1.0), point(2, 10.0, 10.0), point(3, 100.0, 100.0)]))
     steps = [math.dist(places[f"hint {index}"], places[f"hint {index + 1}"]) for index in (1, 2)]
     assert steps[0] == pytest.approx(steps[1], abs=0.1)
+
+
+def test_a_faster_cache_is_a_higher_slope_along_which_its_name_runs():
+    slopes = [Slope("from memory", 12.5), Slope("from cache", 50.0)]
+    drawn = ElementTree.fromstring(str(roofline_plot([point(1, 2.0, 5.0)], ROOFS, slopes, 1040, 430)))
+    memory, cache, *_ = lines(drawn)
+    angles = [math.atan2(y2 - y1, x2 - x1) for x1, y1, x2, y2 in (memory, cache)]
+    assert angles[0] == pytest.approx(angles[1], abs=1e-3)
+    assert cache[2] < memory[2], "the cache reaches the ceiling with fewer operations a byte"
+    names = {one.text: one.get("transform") for one in drawn.iter("text") if one.get("transform")}
+    assert set(names) == {"from memory, 12.5 GB/s", "from cache, 50 GB/s"}
+    assert f"rotate({math.degrees(angles[1]):.2f})" in names["from cache, 50 GB/s"]
