@@ -19,6 +19,8 @@ from mlites.hardware.load import watch
 from mlites.hardware.machine import check_profile, read_machine
 from mlites.hardware.macs import count_macs
 from mlites.hardware.memory import measure_process
+from mlites.hardware.operators import profile_operators
+from mlites.hardware.roofline import Peaks, measure_peaks, place
 from mlites.hardware.throughput import measure_throughput
 from mlites.inference import check_file
 from mlites.models.card import ModelCard, read_card
@@ -77,9 +79,13 @@ def validate(
         running = [_measure_alone(path, rows, hardware) for path in models]
         costs = [_cost(path, card, rows[:1]) for path, card in zip(models, cards, strict=True)]
         latencies = _measure([*models, *third], rows, hardware, budget)
+        peaks = measure_peaks(hardware.threads) if hardware.provider == "cpu" else None
+        limits = [
+            _limit(path, rows, latency, hardware, peaks) for path, latency in zip(models, latencies[:2], strict=True)
+        ]
     teacher, own = (
-        {**_figures(answer, latency), **alone, **cost}
-        for answer, latency, alone, cost in zip(answers, latencies[:2], running, costs, strict=True)
+        {**_figures(answer, latency), **alone, **cost, **limit}
+        for answer, latency, alone, cost, limit in zip(answers, latencies[:2], running, costs, limits, strict=True)
     )
     over_source, interval = (None, None) if place is None else latencies[1].speedup_over(latencies[place])
     verdict = {
@@ -99,6 +105,7 @@ def validate(
             "batch": hardware.batch,
             "warnings": [*marks, *load.warnings()],
             "load": load.to_json(),
+            "peaks": peaks and peaks.to_json(),
         },
         "baseline": {"name": BASELINE, "model": cards[0].digest, **teacher},
         **own,
@@ -183,6 +190,17 @@ def _measure_alone(path: Path, rows: NDArray[np.float32], hardware: Hardware) ->
     """What is found in processes of its own."""
     throughput = [one.to_json() for one in measure_throughput(path, rows, hardware)]
     return {**measure_process(path, rows, hardware).to_json(), "throughput": throughput}
+
+
+def _limit(
+    path: Path, rows: NDArray[np.float32], latency: Latency, hardware: Hardware, peaks: Peaks | None
+) -> dict[str, Any]:
+    """How close it is to what the processor could do, and what takes the time; not known of other devices."""
+    if peaks is None:
+        return {"roofline": None, "operators": []}
+    roofline = place(onnx.load(path), rows, latency.percentiles_ms()["p50"], hardware.batch, peaks)
+    operators = profile_operators(path, rows, threads=hardware.threads, batch=hardware.batch)
+    return {"roofline": roofline.to_json(), "operators": [one.to_json() for one in operators]}
 
 
 def _compare(own: Answers, teacher: Answers) -> dict[str, Any]:

@@ -184,12 +184,17 @@ def test_the_verdict_names_its_profile_and_how_the_models_run(dataset: Dataset, 
     assert (machine["profile"], machine["provider"]) == ("phone", "cpu")
     assert any("a slower core" in line for line in machine["warnings"])
     assert set(machine["load"]) == {"others_share", "steal_share"}
+    assert machine["peaks"]["int8_gmacs_per_second"] > 0 < machine["peaks"]["stream_gbytes_per_second"]
     for figures in (verdict, verdict["baseline"]):
         for name, (low, high) in figures["latency_interval_ms"].items():
             assert low <= figures["latency_ms"][name] <= high
         assert [(one["batch"], one["streams"]) for one in figures["throughput"]] == [(1, 1), (4, 1)]
         assert all(one["interval"][0] <= one["rows_per_second"] <= one["interval"][1] for one in figures["throughput"])
         assert figures["cold_start_ms"]["load"] > 0 < figures["cold_start_ms"]["first"]
+        roof = figures["roofline"]
+        assert roof["macs"] == figures["macs"] and roof["bound"] == "overhead"
+        assert roof["fraction_of_limit"] == pytest.approx(roof["limit_ms"] / figures["latency_ms"]["p50"])
+        assert {one["op_type"] for one in figures["operators"]} & {"MatMul", "Gemm"}
     assert verdict["speedup_narrow"] in (True, False) and verdict["measured_seconds"] >= 0.1
 
 
