@@ -74,7 +74,7 @@ def select(verdicts: list[Document], budget: Budget) -> Document:
         "front": {
             "axes": axes.names,
             "reference": dict(zip(axes.names, axes.reference, strict=True)),
-            "reference_name": "the teacher's time, size, memory and energy at the accuracy of guessing",
+            "reference_name": "twice the teacher's time, size, memory and energy, at the accuracy of guessing",
             "hypervolume": covered_share(axes.costs, axes.reference),
         },
         "baseline": {**baseline, "on_front": teacher_on_front},
@@ -161,7 +161,7 @@ def _axes(verdicts: Sequence[Document], baseline: Document) -> _Axes:
         costs = [[*row, share] for row, share in zip(costs, energies, strict=True) if share]
     teacher = [1 - baseline["accuracy"], *[1.0] * (len(names) - 1)]
     guessing = 1 - 1 / max(len(baseline["confusion"]), 2)
-    return _Axes(names, [*costs, teacher], [guessing, *[1.0] * (len(names) - 1)])
+    return _Axes(names, [*costs, teacher], [guessing, *[2.0] * (len(names) - 1)])
 
 
 def _mebibytes(count: int) -> int:

@@ -14,6 +14,7 @@ from mlites.errors import InputError
 from mlites.hardware.accuracy import Answers, agreement, class_drops, drop, evaluate
 from mlites.hardware.budget import decided_by
 from mlites.hardware.caveats import find_caveats
+from mlites.hardware.energy import measure_energy
 from mlites.hardware.latency import Latency, measure_latency
 from mlites.hardware.load import watch
 from mlites.hardware.machine import check_profile, read_machine
@@ -81,7 +82,7 @@ def validate(
         latencies = _measure([*models, *third], rows, hardware, budget)
         peaks = measure_peaks(hardware.threads) if hardware.provider == "cpu" else None
         limits = [
-            _limit(path, rows, latency, hardware, peaks) for path, latency in zip(models, latencies[:2], strict=True)
+            _explain(path, rows, latency, hardware, peaks) for path, latency in zip(models, latencies[:2], strict=True)
         ]
     teacher, own = (
         {**_figures(answer, latency), **alone, **cost, **limit}
@@ -192,15 +193,17 @@ def _measure_alone(path: Path, rows: NDArray[np.float32], hardware: Hardware) ->
     return {**measure_process(path, rows, hardware).to_json(), "throughput": throughput}
 
 
-def _limit(
+def _explain(
     path: Path, rows: NDArray[np.float32], latency: Latency, hardware: Hardware, peaks: Peaks | None
 ) -> dict[str, Any]:
-    """How close it is to what the processor could do, and what takes the time; not known of other devices."""
+    """What goes with the latency: energy; on the processor how close it is to the limit, and what takes the time."""
+    median_ms = latency.percentiles_ms()["p50"]
+    energy = measure_energy(path, rows, hardware, median_ms).to_json()
     if peaks is None:
-        return {"roofline": None, "operators": []}
-    roofline = place(onnx.load(path), rows, latency.percentiles_ms()["p50"], hardware.batch, peaks)
+        return {"energy": energy, "roofline": None, "operators": []}
+    roofline = place(onnx.load(path), rows, median_ms, hardware.batch, peaks)
     operators = profile_operators(path, rows, threads=hardware.threads, batch=hardware.batch)
-    return {"roofline": roofline.to_json(), "operators": [one.to_json() for one in operators]}
+    return {"energy": energy, "roofline": roofline.to_json(), "operators": [one.to_json() for one in operators]}
 
 
 def _compare(own: Answers, teacher: Answers) -> dict[str, Any]:

@@ -157,13 +157,14 @@ def test_the_front_is_over_memory_and_energy_too():
     ]
 
 
-def test_the_hypervolume_of_one_candidate_is_the_product_of_what_it_saves():
+def test_the_hypervolume_of_one_candidate_and_the_teacher_is_the_union_of_two_boxes():
     one = make_verdict(accuracy=0.9, speedup=4, size=250_000, memory=35 << 20, energy=6.0)
     front = select([one], Budget())["front"]
-    assert front["reference"] == {"error": 0.5, "time": 1.0, "size": 1.0, "memory": 1.0, "energy": 1.0}
-    assert front["hypervolume"] == pytest.approx(
-        (1 - 0.1 / 0.5) * (1 - 1 / 4) * (1 - 1 / 4) * (1 - 1 / 2) * (1 - 6 / 8)
-    )
+    assert front["reference"] == {"error": 0.5, "time": 2.0, "size": 2.0, "memory": 2.0, "energy": 2.0}
+    gained = (1 - 0.1 / 0.5) * (1 - 1 / 8) * (1 - 1 / 8) * (1 - 1 / 4) * (1 - 6 / 16)
+    teacher = (1 - 0.05 / 0.5) / 2**4
+    both = (1 - 0.1 / 0.5) / 2**4  # the worse of the two on every axis
+    assert front["hypervolume"] == pytest.approx(gained + teacher - both)
     worse = make_verdict("worse", accuracy=0.85, speedup=2, size=500_000, memory=70 << 20, energy=7.0)
     assert select([one, worse], Budget())["front"]["hypervolume"] == pytest.approx(front["hypervolume"])
 

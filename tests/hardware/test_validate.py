@@ -34,7 +34,8 @@ def onnx_bytes(seed: int = 0, **changes: object) -> bytes:
 
 def test_a_verdict_holds_what_was_measured_of_candidate_and_teacher(dataset: Dataset, model_folder: ModelFolder):
     baseline, candidate = model_folder("teacher", onnx_bytes()), model_folder("student", onnx_bytes(seed=5))
-    verdict = validate(candidate, baseline, dataset, QUICK, "student", ["distill mlp 16"])
+    profile = QUICK.model_copy(update={"name": "phone", "batches": (4,), "emulated": "a slower core"})
+    verdict = validate(candidate, baseline, dataset, profile, "student", ["distill mlp 16"])
     inputs, labels = dataset.arrays("test")
     teacher, own = (forward(make_weights(seed=seed), inputs).argmax(axis=1) for seed in (0, 5))
     assert verdict["format"] == "mlites-verdict/2"
@@ -65,6 +66,24 @@ def test_a_verdict_holds_what_was_measured_of_candidate_and_teacher(dataset: Dat
         assert 20 << 20 < figures["peak_memory_bytes"] < 1 << 30
     assert verdict["machine"]["threads"] == verdict["machine"]["batch"] == 1
     assert verdict["rounds"] >= 10
+    machine = verdict["machine"]
+    assert (machine["profile"], machine["provider"]) == ("phone", "cpu")
+    assert any("a slower core" in line for line in machine["warnings"])
+    assert set(machine["load"]) == {"others_share", "steal_share"}
+    assert machine["peaks"]["int8_gmacs_per_second"] > 0 < machine["peaks"]["stream_gbytes_per_second"]
+    for figures in (verdict, verdict["baseline"]):
+        for name, (low, high) in figures["latency_interval_ms"].items():
+            assert low <= figures["latency_ms"][name] <= high
+        assert [(one["batch"], one["streams"]) for one in figures["throughput"]] == [(1, 1), (4, 1)]
+        assert all(one["interval"][0] <= one["rows_per_second"] <= one["interval"][1] for one in figures["throughput"])
+        assert figures["cold_start_ms"]["load"] > 0 < figures["cold_start_ms"]["first"]
+        low, high = figures["energy"]["interval"]
+        assert 0 < low <= figures["energy"]["millijoules"] <= high and figures["energy"]["source"]
+        roof = figures["roofline"]
+        assert roof["macs"] == figures["macs"] and roof["bound"] == "overhead"
+        assert roof["fraction_of_limit"] == pytest.approx(roof["limit_ms"] / figures["latency_ms"]["p50"])
+        assert {one["op_type"] for one in figures["operators"]} & {"MatMul", "Gemm"}
+    assert verdict["speedup_narrow"] in (True, False) and verdict["measured_seconds"] >= 0.1
     canonical_json(verdict)
     assert select([verdict], Budget())["selected"] == "student"
 
@@ -174,28 +193,6 @@ def test_more_threads_than_cores_are_marked(dataset: Dataset, model_folder: Mode
     verdict = validate(folder, folder, dataset, QUICK.model_copy(update={"threads": cores + 1}), "same", [])
     told = f"runs {cores + 1} threads on the {cores} cores that this process may use"
     assert any(told in line for line in verdict["machine"]["warnings"])
-
-
-def test_the_verdict_names_its_profile_and_how_the_models_run(dataset: Dataset, model_folder: ModelFolder):
-    baseline, candidate = model_folder("teacher", onnx_bytes()), model_folder("student", onnx_bytes(seed=5))
-    profile = QUICK.model_copy(update={"name": "phone", "batches": (4,), "emulated": "a slower core"})
-    verdict = validate(candidate, baseline, dataset, profile, "student", [])
-    machine = verdict["machine"]
-    assert (machine["profile"], machine["provider"]) == ("phone", "cpu")
-    assert any("a slower core" in line for line in machine["warnings"])
-    assert set(machine["load"]) == {"others_share", "steal_share"}
-    assert machine["peaks"]["int8_gmacs_per_second"] > 0 < machine["peaks"]["stream_gbytes_per_second"]
-    for figures in (verdict, verdict["baseline"]):
-        for name, (low, high) in figures["latency_interval_ms"].items():
-            assert low <= figures["latency_ms"][name] <= high
-        assert [(one["batch"], one["streams"]) for one in figures["throughput"]] == [(1, 1), (4, 1)]
-        assert all(one["interval"][0] <= one["rows_per_second"] <= one["interval"][1] for one in figures["throughput"])
-        assert figures["cold_start_ms"]["load"] > 0 < figures["cold_start_ms"]["first"]
-        roof = figures["roofline"]
-        assert roof["macs"] == figures["macs"] and roof["bound"] == "overhead"
-        assert roof["fraction_of_limit"] == pytest.approx(roof["limit_ms"] / figures["latency_ms"]["p50"])
-        assert {one["op_type"] for one in figures["operators"]} & {"MatMul", "Gemm"}
-    assert verdict["speedup_narrow"] in (True, False) and verdict["measured_seconds"] >= 0.1
 
 
 def test_a_line_whose_limit_lies_in_the_interval_is_measured_to_the_end_and_not_deployed(
