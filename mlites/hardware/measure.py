@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx.external_data_helper import uses_external_data
 
 from mlites.data.dataset import Dataset
 from mlites.data.sources.npz import read_rows
@@ -20,6 +21,7 @@ from mlites.hardware.macs import count_macs
 from mlites.hardware.memory import measure_process
 from mlites.hardware.throughput import measure_throughput
 from mlites.inference import Signature, check_file, choose_providers, infer, open_session, read_signature
+from mlites.onnx_file import stored_tensors
 from mlites.packing.pack import packed_size
 from mlites.recipe import Hardware
 
@@ -174,16 +176,24 @@ def _as_logits(answers: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _measure_alone(model: _Model, hardware: Hardware) -> Document:
     """What needs no other model beside it."""
-    content = model.path.read_bytes()
+    content, beside = model.path.read_bytes(), _bytes_beside(model.path)
     if model.batch is not None:
         hardware = hardware.model_copy(update={"batches": ()})
     return {
-        "size_bytes": len(content),
-        "download_bytes": packed_size(content),
+        "size_bytes": len(content) + beside,
+        "download_bytes": packed_size(content) + beside,
         "macs": _count_macs(model),
         **measure_process(model.path, model.rows, hardware).to_json(),
         "throughput": [one.to_json() for one in measure_throughput(model.path, model.rows, hardware)],
     }
+
+
+def _bytes_beside(path: Path) -> int:
+    """Of the files that hold weights of a model."""
+    tensors = stored_tensors(onnx.load(path, load_external_data=False))
+    entries = [entry for one in tensors if uses_external_data(one) for entry in one.external_data]
+    locations = {entry.value for entry in entries if entry.key == "location"}
+    return sum((path.parent / location).stat().st_size for location in locations)
 
 
 def _count_macs(model: _Model) -> int | None:

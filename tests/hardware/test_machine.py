@@ -7,7 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mlites.hardware.machine import cgroup_limits, fingerprint, parse_cpuinfo, read_machine
+from mlites.hardware.machine import Machine, cgroup_limits, check_profile, fingerprint, parse_cpuinfo, read_machine
+from mlites.recipe import Hardware
 
 X86 = """processor\t: 0
 model name\t: Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz
@@ -100,3 +101,28 @@ def test_the_fingerprint_changes_with_the_cores_that_may_be_used():
         assert (fingerprint() == whole) == (len(allowed) == 1)
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+SERVER = Machine("server", ("avx2", "avx512_vnni", "avx512f"), 4, 8 << 30, {})
+
+
+@pytest.mark.parametrize(
+    ("profile", "lines"),
+    [
+        ({}, []),
+        ({"cores": 4, "threads": 4, "isa": ("avx2", "vnni"), "memory_mib": 8192}, []),
+        ({"cores": 8, "threads": 8}, ["has 8 cores, this process may use 4"]),
+        ({"threads": 6}, ["runs 6 threads on the 4 cores"]),
+        ({"isa": ("avx2", "amx_int8", "avx_vnni")}, ["has amx_int8, avx_vnni, which this processor lacks"]),
+        ({"without_isa": ("vnni", "amx_int8")}, ["lacks vnni, which this processor has: the target is slower"]),
+        ({"memory_mib": 9000}, ["has 9000 MiB of memory, here are 8192 MiB"]),
+        ({"provider": "cuda"}, ["runs on cuda, which this ONNX Runtime does not have"]),
+        ({"emulated": "the clock is not the target's"}, ["is emulated: the clock is not the target's"]),
+        ({"cores": 5, "memory_mib": 9000}, ["has 5 cores", "has 9000 MiB"]),
+    ],
+)
+def test_what_the_machine_lacks_of_a_profile_is_told(profile: dict[str, object], lines: list[str]):
+    told = check_profile(SERVER, Hardware.model_validate({"name": "mine", **profile}))
+    assert len(told) == len(lines)
+    for line, part in zip(told, lines, strict=True):
+        assert line.startswith("profile mine ") and part in line and "\n" not in line

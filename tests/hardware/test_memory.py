@@ -3,7 +3,9 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,19 @@ import psutil
 import pytest
 
 from mlites.errors import InputError
+from mlites.hardware.fresh_process import PROGRAM, FreshProcess
 from mlites.hardware.infer_only import main
-from mlites.hardware.memory import PROGRAM, measure_peak_memory
+from mlites.hardware.memory import STARTS, measure_process
+from mlites.recipe import Hardware
 from tests.hardware.networks import FEATURES, make_model, make_weights
 
 Save = Callable[..., Path]
 ROWS = np.ones((3, FEATURES), np.float32)
+
+
+def _job(path: Path) -> str:
+    providers = [["CPUExecutionProvider", {}]]
+    return json.dumps({"model": str(path), "threads": 1, "providers": providers, "shape": ROWS.shape})
 
 
 def test_peak_memory_agrees_with_what_the_kernel_tells_an_independent_process(save: Save):
@@ -32,28 +41,31 @@ def test_peak_memory_agrees_with_what_the_kernel_tells_an_independent_process(sa
         status = Path(f"/proc/{process.pid}/status").read_text()
         process.communicate()
     peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
-    assert measure_peak_memory(path, ROWS, threads=1, batch=8) == pytest.approx(peak, rel=0.05)
+    assert measure_process(path, ROWS, Hardware(batch=8)).peak_memory_bytes == pytest.approx(peak, rel=0.05)
 
 
 def test_a_large_caller_does_not_count(save: Save):
     path = save(make_model(make_weights()))
-    before = measure_peak_memory(path, ROWS, threads=1, batch=1)
+    before = measure_process(path, ROWS, Hardware(batch=1)).peak_memory_bytes
     ballast = np.ones(400 << 20, np.uint8)
     assert psutil.Process().memory_info().rss > ballast.nbytes
-    assert measure_peak_memory(path, ROWS, threads=1, batch=1) == pytest.approx(before, rel=0.05)
+    assert measure_process(path, ROWS, Hardware(batch=1)).peak_memory_bytes == pytest.approx(before, rel=0.05)
 
 
 def test_a_larger_model_needs_more_by_at_least_its_weights(save: Save):
     small = save(make_model(make_weights((8,))), "small.onnx")
     large = save(make_model(make_weights((3000, 3000))), "large.onnx")
-    more = measure_peak_memory(large, ROWS, threads=1, batch=1) - measure_peak_memory(small, ROWS, threads=1, batch=1)
+    more = (
+        measure_process(large, ROWS, Hardware(batch=1)).peak_memory_bytes
+        - measure_process(small, ROWS, Hardware(batch=1)).peak_memory_bytes
+    )
     assert more > 0.9 * 4 * 3000 * 3000
 
 
 def test_the_program_imports_neither_torch_nor_onnx(save: Save):
     path = save(make_model(make_weights()))
     code = (
-        f"import runpy, sys; sys.argv = ['p', {str(path)!r}, '1', '[3, {FEATURES}]'];"
+        f"import runpy, sys; sys.argv = ['p', {_job(path)!r}];"
         f"runpy.run_path({str(PROGRAM)!r}, run_name='__main__');"
         "assert not {'torch', 'onnx', 'mlites', 'subprocess', 'pydantic'} & set(sys.modules)"
     )
@@ -61,30 +73,30 @@ def test_the_program_imports_neither_torch_nor_onnx(save: Save):
 
 
 def test_a_model_that_cannot_run_gives_one_line(save: Save):
-    path = save(make_model(make_weights(), name="x"))
-    with pytest.raises(InputError, match=r"model\.onnx: ONNX Runtime cannot use it: .*input") as caught:
-        measure_peak_memory(path, ROWS, threads=1, batch=1)
+    path = save(make_model(make_weights(), features=5))
+    with pytest.raises(InputError, match=r"model\.onnx: ONNX Runtime cannot use it: .*MatMul") as caught:
+        measure_process(path, ROWS, Hardware())
     assert "\n" not in str(caught.value)
 
 
 def test_a_model_that_kills_its_process_leaves_the_caller_alive(save: Save, monkeypatch: pytest.MonkeyPatch):
     crashing = save(b"import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashing.py")
-    monkeypatch.setattr("mlites.hardware.memory.PROGRAM", crashing)
+    monkeypatch.setattr("mlites.hardware.fresh_process.PROGRAM", crashing)
     with pytest.raises(InputError, match=r"model\.onnx: ONNX Runtime dies of SIGSEGV on this file"):
-        measure_peak_memory(save(make_model(make_weights())), ROWS, threads=1, batch=1)
+        measure_process(save(make_model(make_weights())), ROWS, Hardware())
 
 
 def test_a_model_that_never_ends_is_given_up(save: Save, monkeypatch: pytest.MonkeyPatch):
     endless = save(b"import sys, time\nwhile True: time.sleep(9)", "endless.py")
-    monkeypatch.setattr("mlites.hardware.memory.PROGRAM", endless)
-    monkeypatch.setattr("mlites.hardware.memory.LONGEST_SECONDS", 0.2)
+    monkeypatch.setattr("mlites.hardware.fresh_process.PROGRAM", endless)
+    monkeypatch.setattr("mlites.hardware.fresh_process.LONGEST_SECONDS", 0.2)
     with pytest.raises(InputError, match=r"take more than 0\.2 s; this model is too slow"):
-        measure_peak_memory(save(make_model(make_weights())), ROWS, threads=1, batch=1)
+        measure_process(save(make_model(make_weights())), ROWS, Hardware())
 
 
 def test_what_gnu_time_reports_is_the_same_peak(save: Save):
     path = save(make_model(make_weights((1024, 1024))))
-    command = [sys.executable, "-P", str(PROGRAM), str(path), "1", f"[3, {FEATURES}]"]
+    command = [sys.executable, "-P", str(PROGRAM), _job(path)]
     # what /usr/bin/time -v does: a small process starts the program and asks wait4 for its largest resident set
     code = (
         f"import os; c = {command!r}; quiet = [(os.POSIX_SPAWN_DUP2, 2, 1)];"
@@ -92,7 +104,9 @@ def test_what_gnu_time_reports_is_the_same_peak(save: Save):
         "print(os.wait4(pid, 0)[2].ru_maxrss)"
     )
     done = subprocess.run([sys.executable, "-S", "-c", code], input=ROWS.tobytes(), capture_output=True, check=True)
-    assert measure_peak_memory(path, ROWS, threads=1, batch=3) == pytest.approx(int(done.stdout) * 1024, rel=0.05)
+    assert measure_process(path, ROWS, Hardware(batch=3)).peak_memory_bytes == pytest.approx(
+        int(done.stdout) * 1024, rel=0.05
+    )
 
 
 def test_the_program_reports_its_own_peak(
@@ -100,7 +114,24 @@ def test_the_program_reports_its_own_peak(
 ):
     path = save(make_model(make_weights()))
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(ROWS.tobytes())))
-    main(str(path), "1", f"[3, {FEATURES}]")
+    main(json.loads(_job(path)))
     found = json.loads(capsys.readouterr().out)
     assert found["now"] >= psutil.Process().memory_info().rss * 0.98
     assert found["usage"] >= found["now"] * 0.98
+
+
+def test_the_cold_start_is_part_of_what_the_process_took(save: Save):
+    begin = time.perf_counter()
+    found = measure_process(save(make_model(make_weights((512, 512)))), ROWS, Hardware())
+    seconds = time.perf_counter() - begin
+    assert found.first_inference_ms > 0 and found.load_ms > 0
+    assert found.load_ms + found.first_inference_ms < 1e3 * seconds / STARTS * 1.5
+    assert found.to_json()["cold_start_ms"] == {"load": found.load_ms, "first": found.first_inference_ms}
+
+
+def test_the_process_keeps_to_the_profiles_cores(save: Save, monkeypatch: pytest.MonkeyPatch):
+    telling = save(b"import json, os; print(json.dumps(len(os.sched_getaffinity(0))))", "telling.py")
+    monkeypatch.setattr("mlites.hardware.fresh_process.PROGRAM", telling)
+    process = FreshProcess(telling, ROWS, Hardware(cores=1), threads=1, batch=1)
+    with closing(process):
+        assert process.result() == 1
