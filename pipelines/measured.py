@@ -65,6 +65,15 @@ def _more(one: Document) -> Iterator[str]:
         sessions = f"{entry['streams']} session{'' if entry['streams'] == 1 else 's'}"
         rows = f"{entry['rows_per_second']:.0f} rows a second ({low:.0f} to {high:.0f})"
         yield f"batch {entry['batch']}, {sessions}: {rows}, p99 {entry['response_ms']['p99']:.4g} ms"
+    if roofline := one["roofline"]:
+        yield (
+            f"bound by {roofline['bound']}: {roofline['macs'] / 1e6:.4g} million multiply-accumulates and "
+            f"{roofline['bytes'] / 1024:.4g} KiB, which take {roofline['limit_ms']:.4g} ms at this machine's peaks, "
+            f"calls {roofline['overhead_ms']:.4g} ms"
+        )
+    for operator in one["operators"]:
+        hint = f": {operator['hint']}" if operator["hint"] else ""
+        yield f"{operator['share']:.0%} of its operators' time in {operator['op_type']} {operator['name']}{hint}"
     if not one["speedup_narrow"]:
         low, high = one["speedup_interval"]
         yield f"its speedup stays uncertain after {one['measured_seconds']:.0f} s: 95% interval {low:.3f} to {high:.3f}"

@@ -19,6 +19,8 @@ from mlites.hardware.load import watch
 from mlites.hardware.machine import check_profile, read_machine
 from mlites.hardware.macs import count_macs
 from mlites.hardware.memory import measure_process
+from mlites.hardware.operators import profile_operators
+from mlites.hardware.roofline import measure_peaks, place
 from mlites.hardware.throughput import measure_throughput
 from mlites.inference import Signature, check_file, choose_providers, infer, open_session, read_signature
 from mlites.onnx_file import stored_tensors
@@ -90,8 +92,8 @@ def measure(models: Sequence[Path], sample: Sample | None, hardware: Hardware) -
                 usable.append((model, entry))
         if usable:
             latencies = measure_latency([model.path for model, _ in usable], usable[0][0].rows, hardware)
-            for (_, entry), latency in zip(usable, latencies, strict=True):
-                entry |= _figures(latency)
+            for (model, entry), latency in zip(usable, latencies, strict=True):
+                entry |= {**_figures(latency), **_explain(model, latency, hardware)}
     return {
         "format": FORMAT,
         "machine": {
@@ -202,6 +204,21 @@ def _count_macs(model: _Model) -> int | None:
         return count_macs(onnx.load(model.path), model.rows[:1])
     except InputError:
         return None
+
+
+def _explain(model: _Model, latency: Latency, hardware: Hardware) -> Document:
+    """Why the model takes the time that it takes; this is known of the processor alone."""
+    if hardware.provider != "cpu":
+        return {"roofline": None, "operators": []}
+    peaks = measure_peaks(hardware.threads)
+    try:
+        content = onnx.load(model.path)
+        roofline = place(content, model.rows, latency.percentiles_ms()["p50"], hardware.batch, peaks).to_json()
+    except InputError:  # ONNX Runtime tells the shapes of no operator of it
+        roofline = None
+    threads, batch = hardware.threads, hardware.batch
+    operators = profile_operators(model.path, model.rows, threads=threads, batch=batch)
+    return {"roofline": roofline, "operators": [one.to_json() for one in operators]}
 
 
 def _judge(model: _Model, baseline: _Model) -> Document:
