@@ -97,7 +97,7 @@ def test_it_goes_on_until_it_is_decided_or_time_is_up(save: Save):
     (only,) = measure_latency([path], ROWS, hardware, decided=decide)
     assert looks == [16, 20, 25] and len(only.sittings) == 25 and only.narrow
     never = measure_latency([path], ROWS, Hardware(seconds=0.01, longest_seconds=0.4), decided=lambda _: False)
-    assert len(never[0].sittings) > SITTINGS and never[0].seconds >= 0.4
+    assert len(never[0].sittings) >= SITTINGS and never[0].seconds >= 0.4
 
 
 def test_an_interval_that_stays_wide_is_not_called_narrow(save: Save):
@@ -113,7 +113,8 @@ def test_threads_have_all_their_cores_again_afterwards(save: Save):
     allowed = os.sched_getaffinity(0)
     seen: list[set[int]] = []
     path = save(make_model(make_weights()))
-    measure_latency([path], ROWS, QUICK, decided=lambda _: seen.append(os.sched_getaffinity(0)) is None)
+    hardware = Hardware(seconds=0.01, longest_seconds=60, precision=0.9)
+    measure_latency([path], ROWS, hardware, decided=lambda _: seen.append(os.sched_getaffinity(0)) is None)
     assert seen == [allowed] and os.sched_getaffinity(0) == allowed
 
 

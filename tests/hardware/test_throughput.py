@@ -1,3 +1,6 @@
+import io
+import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -5,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlites.errors import InputError
+from mlites.hardware.infer_only import main
 from mlites.hardware.throughput import measure_throughput
 from mlites.recipe import Hardware
 from tests.hardware.networks import FEATURES, make_model, make_weights
@@ -61,3 +65,23 @@ def test_a_model_that_cannot_run_gives_one_line(save: Save):
     with pytest.raises(InputError, match=r"model\.onnx: ONNX Runtime cannot use it: .*MatMul") as caught:
         measure_throughput(path, ROWS, Hardware(seconds=0.1, streams=(2,)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pattern", [{}, {"rate_per_second": 400, "seed": 1}])
+def test_the_program_answers_from_the_time_that_it_is_told(
+    save: Save, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], pattern: dict[str, int]
+):
+    path = save(make_model(make_weights()))
+    begin = time.monotonic() + 0.3
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(ROWS.tobytes() + f"{begin}\n".encode())))
+    providers = [["CPUExecutionProvider", {}]]
+    main({"model": str(path), "threads": 1, "providers": providers, "shape": ROWS.shape, "seconds": 0.1, **pattern})
+    assert time.monotonic() >= begin
+    ready, document = capsys.readouterr().out.splitlines()
+    found = json.loads(document)
+    assert ready == "ready" and len(found["done"]) == len(found["response_ms"]) >= 1
+    assert found["done"] == sorted(found["done"]) and found["done"][0] > 0
+    if pattern:  # the same requests for the same seed
+        arrivals = np.cumsum(np.random.default_rng(1).exponential(1 / 400, size=90))
+        asked = arrivals[arrivals < 0.1][: len(found["done"])]
+        assert np.array(found["done"]) - np.array(found["response_ms"]) / 1e3 == pytest.approx(asked, abs=1e-6)
