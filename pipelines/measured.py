@@ -71,6 +71,8 @@ def _more(one: Document) -> Iterator[str]:
             f"{roofline['bytes'] / 1024:.4g} KiB, which take {roofline['limit_ms']:.4g} ms at this machine's peaks, "
             f"calls {roofline['overhead_ms']:.4g} ms"
         )
+    if energy := one["energy"]:
+        yield f"{energy['millijoules']:.4g} mJ an inference, {energy['kind']}: {energy['source']}"
     for operator in one["operators"]:
         hint = f": {operator['hint']}" if operator["hint"] else ""
         yield f"{operator['share']:.0%} of its operators' time in {operator['op_type']} {operator['name']}{hint}"

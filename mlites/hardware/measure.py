@@ -14,13 +14,14 @@ from mlites.data.dataset import Dataset
 from mlites.data.sources.npz import read_rows
 from mlites.errors import InputError
 from mlites.hardware.accuracy import Answers, agreement
+from mlites.hardware.energy import measure_energy
 from mlites.hardware.latency import Latency, measure_latency
 from mlites.hardware.load import watch
 from mlites.hardware.machine import check_profile, read_machine
 from mlites.hardware.macs import count_macs
 from mlites.hardware.memory import measure_process
 from mlites.hardware.operators import profile_operators
-from mlites.hardware.roofline import measure_peaks, place
+from mlites.hardware.roofline import Peaks, measure_peaks, place
 from mlites.hardware.throughput import measure_throughput
 from mlites.inference import Signature, check_file, choose_providers, infer, open_session, read_signature
 from mlites.onnx_file import stored_tensors
@@ -76,6 +77,7 @@ def measure(models: Sequence[Path], sample: Sample | None, hardware: Hardware) -
     """
     choose_providers(hardware.provider, hardware.provider_options)
     machine = read_machine()
+    peaks = measure_peaks(hardware.threads) if hardware.provider == "cpu" else None
     with watch() as load:
         given, entries = sample, []
         usable: list[tuple[_Model, Document]] = []
@@ -93,7 +95,7 @@ def measure(models: Sequence[Path], sample: Sample | None, hardware: Hardware) -
         if usable:
             latencies = measure_latency([model.path for model, _ in usable], usable[0][0].rows, hardware)
             for (model, entry), latency in zip(usable, latencies, strict=True):
-                entry |= {**_figures(latency), **_explain(model, latency, hardware)}
+                entry |= {**_figures(latency), **_explain(model, latency, hardware, peaks)}
     return {
         "format": FORMAT,
         "machine": {
@@ -104,6 +106,7 @@ def measure(models: Sequence[Path], sample: Sample | None, hardware: Hardware) -
             "batch": hardware.batch,
             "warnings": [*check_profile(machine, hardware), *load.warnings()],
             "load": load.to_json(),
+            "peaks": peaks and peaks.to_json(),
         },
         "rows": None if sample is None else len(sample.inputs),
         "baseline": str(usable[0][0].path) if usable else None,
@@ -206,19 +209,19 @@ def _count_macs(model: _Model) -> int | None:
         return None
 
 
-def _explain(model: _Model, latency: Latency, hardware: Hardware) -> Document:
-    """Why the model takes the time that it takes; this is known of the processor alone."""
-    if hardware.provider != "cpu":
-        return {"roofline": None, "operators": []}
-    peaks = measure_peaks(hardware.threads)
+def _explain(model: _Model, latency: Latency, hardware: Hardware, peaks: Peaks | None) -> Document:
+    """What the time is spent on, and what it takes; roofline and operators are those of the processor alone."""
+    median_ms = latency.percentiles_ms()["p50"]
+    energy = measure_energy(model.path, model.rows, hardware, median_ms).to_json()
+    if peaks is None:
+        return {"energy": energy, "roofline": None, "operators": []}
     try:
-        content = onnx.load(model.path)
-        roofline = place(content, model.rows, latency.percentiles_ms()["p50"], hardware.batch, peaks).to_json()
+        roofline = place(onnx.load(model.path), model.rows, median_ms, hardware.batch, peaks).to_json()
     except InputError:  # ONNX Runtime tells the shapes of no operator of it
         roofline = None
     threads, batch = hardware.threads, hardware.batch
     operators = profile_operators(model.path, model.rows, threads=threads, batch=batch)
-    return {"roofline": roofline, "operators": [one.to_json() for one in operators]}
+    return {"energy": energy, "roofline": roofline, "operators": [one.to_json() for one in operators]}
 
 
 def _judge(model: _Model, baseline: _Model) -> Document:

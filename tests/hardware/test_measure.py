@@ -40,6 +40,8 @@ def test_figures_of_labelled_rows_are_those_of_numpy(save: Save):
         assert one["macs"] == 16 * (FEATURES + CLASSES)
         assert one["size_bytes"] == Path(one["file"]).stat().st_size
         assert one["latency_interval_ms"]["p95"][0] <= one["latency_ms"]["p95"] * 1.01
+        assert one["roofline"]["macs"] == one["macs"] and one["energy"]["kind"] in ("measured", "estimated")
+        assert {operator["op_type"] for operator in one["operators"]} <= {"MatMul", "Relu", "Softmax", "FusedMatMul"}
         assert one["peak_memory_bytes"] > 20 << 20 and one["cold_start_ms"]["load"] > 0 and one["throughput"] == []
     # the confidence of a model with softmax inside is the probability that it states itself
     stated = np.exp(logits[1]) / np.exp(logits[1]).sum(axis=1, keepdims=True)
