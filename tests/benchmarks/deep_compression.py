@@ -75,7 +75,7 @@ SETTINGS = {
         name="LeNet-5",
         architecture={"family": "lenet"},
         training=Training(epochs=5, batch_size=128, learning_rate=0.05, weight_decay=1e-4),
-        amount=0.95,
+        amount=0.93,
         rounds=2,
         distill=Training(epochs=6, batch_size=128, learning_rate=0.05, weight_decay=0),
         share={"bits": 4, "conv_bits": 5, "training": {"epochs": 1, "batch_size": 128, "learning_rate": 0.003}},
