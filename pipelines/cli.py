@@ -67,6 +67,9 @@ def run(recipe: Path, overrides: tuple[str, ...], fresh: bool) -> None:
         elif summary.deployment:
             served = summary.deployment
             click.echo(f"serving:  {served.triton_url}/v2/models/{served.model}/versions/{served.version}")
+        for one in summary.candidates:
+            if one.failed:
+                click.echo(f"failed:   {one.name} at {one.failed.step}: {one.failed.error}", err=True)
     click.echo(f"report:   {folder / 'report.html'}")
     raise SystemExit(code)
 
@@ -88,6 +91,9 @@ def compress(model: Path, recipe: Path, overrides: tuple[str, ...], output: Path
     selection = compress_model(model, checked, output, lambda line: click.echo(line, err=True))
     click.echo(f"{'candidate':24} {'accuracy':>8} {'kept':>7} {'faster':>7} {'smaller':>7}  budget")
     for one in selection["candidates"]:
+        if one.get("failed"):
+            click.echo(f"{one['candidate']:24} {one['reasons'][0]}")
+            continue
         kept = one["accuracy"] / selection["baseline"]["accuracy"]
         within = "within" if one["within_budget"] else f"over: {'; '.join(one['reasons'])}"
         click.echo(

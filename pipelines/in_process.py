@@ -75,8 +75,9 @@ def compress(model: Path, recipe: Recipe, folder: Path, say: Callable[[str], Non
     baseline = work.of(Node(None))
     verdicts = []
     for candidate in recipe.candidates:
-        say(f"measure {candidate.name}")
         name, end = candidate.name, ends[candidate.name]
+        if not read_failure(work.of(end)):
+            say(f"measure {name}")
         labels = [step.label for step in candidate.passes]
         folders = work.of(end), baseline
         try:

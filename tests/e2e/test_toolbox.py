@@ -75,15 +75,36 @@ def test_shared_and_sparse_weights_are_small_to_download(summary: dict[str, Any]
     assert shared["download_bytes"] < summary["baseline"]["download_bytes"] / 3
 
 
-def test_a_pass_that_fails_is_told_with_what_was_found_before(workplace: Workplace) -> None:
-    failing = {"name": "failing", "passes": [{"pass": "prune", "amount": 0.1, "round_to": 64, "training": BRIEF}]}
+def test_a_candidate_that_fails_is_told_and_the_others_are_deployed(workplace: Workplace) -> None:
+    failing = {
+        "name": "failing",
+        "passes": [{"pass": "prune", "amount": 0.1, "round_to": 64, "training": BRIEF}, {"pass": "quantize"}],
+    }
     recipe = RECIPE | {"candidates": [*RECIPE["candidates"], failing]}
     (workplace.folder / "failing.yaml").write_text(json.dumps(recipe))
     result = workplace.mlites("run", "failing.yaml")
-    assert result.returncode == 2
+    assert result.returncode == 0, result.stdout + result.stderr
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("failed: "))
+    assert line.startswith("failed:   failing at prune structured 10%: nothing to prune: amount 0.1 of layers")
+    assert "Traceback" not in result.stderr
+    assert "prune structured 10%  failed: nothing to prune" in result.stdout
+    assert "prune structured 10% > quantize static  skipped" in result.stdout
+    found = json.loads((workplace.folder / "runs" / "latest" / "summary.json").read_text())
+    assert found["status"] == "deployed" and found["selected"] != "failing" and found["error"] is None
+    one = next(one for one in found["candidates"] if one["name"] == "failing")
+    assert one["failed"]["step"] == "prune structured 10%" and one["accuracy"] is None
+    again = workplace.mlites("run", "failing.yaml")
+    assert "prune structured 10%  failed: nothing to prune" in again.stdout  # tried again, never from the cache
+
+
+def test_a_run_whose_candidates_all_fail_ends_with_their_error(workplace: Workplace) -> None:
+    failing = {"name": "failing", "passes": [{"pass": "prune", "amount": 0.1, "round_to": 64, "training": BRIEF}]}
+    (workplace.folder / "failing.yaml").write_text(json.dumps(RECIPE | {"candidates": [failing]}))
+    result = workplace.mlites("run", "failing.yaml")
+    assert result.returncode == 2, result.stdout + result.stderr
     assert "nothing to prune: amount 0.1 of layers this narrow" in result.stderr and "Traceback" not in result.stderr
     found = json.loads((workplace.folder / "runs" / "latest" / "summary.json").read_text())
-    assert found["status"] == "failed" and "prune" in found["failed_step"]
+    assert found["status"] == "failed" and found["failed_step"] == "select"
 
 
 def _cards(workplace: Workplace) -> list[Any]:

@@ -100,3 +100,26 @@ def test_pack_and_unpack_restore_the_file_bit_for_bit(model: Path, tmp_path: Pat
     with pytest.raises(InputError, match=f"{beside}: "):
         run(cli, ["unpack", str(beside), "-o", str(tmp_path / "bad.onnx")], catch_exceptions=False)
     assert not (tmp_path / "bad.onnx").exists()
+
+
+REFUSED = {"pass": "prune", "amount": 0.1, "round_to": 64, "training": BRIEF}
+
+
+def test_a_candidate_that_fails_is_listed_and_the_others_are_judged(model: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    chains = recipe([PRUNE], [REFUSED, {"pass": "quantize"}])
+    selection = compress(model, chains, tmp_path, said.append)
+    judged, failed = selection["candidates"]
+    assert selection["selected"] == "c0" and judged["within_budget"] is not None
+    assert failed["failed"]["step"] == "prune structured 10%" and "nothing to prune" in failed["failed"]["error"]
+    assert sum(line.startswith("failed prune structured 10%: nothing to prune") for line in said) == 1
+    assert "measure c1" not in said
+    assert (tmp_path / "c0" / "model.onnx").exists() and not (tmp_path / "c1").exists()
+    again: list[str] = []
+    compress(model, chains, tmp_path, again.append)
+    assert "prune structured 10%" in again and "prune structured 50%" not in again  # what failed is tried again
+
+
+def test_when_every_candidate_fails_that_is_the_error(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to prune"):
+        compress(model, recipe([REFUSED]), tmp_path, lambda _: None)
