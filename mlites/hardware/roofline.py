@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mlites.hardware.macs import Work, count_work
 
-SECONDS = 0.15  # for each peak
+SECONDS = 0.08  # for each peak
 EDGE = 512  # of the square products; large enough for the kernels' best speed, small enough for 20 blocks
 CACHED_BYTES = (1 << 19, 1 << 22, 1 << 24)  # working sets of which some lie in a cache on every machine
 STREAMED_BYTES = 1 << 27  # lies in none

@@ -69,3 +69,16 @@ def test_in_a_cluster_credentials_come_from_a_secret_by_name(tmp_path: Path) -> 
     assert {entry["envVar"] for entry in secret["keyToEnv"]} == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     (servers,) = executors["exec-deploy"]["configMapAsEnv"]
     assert {entry["envVar"] for entry in servers["keyToEnv"]} >= {"MLITES_S3_ENDPOINT", "MLITES_TRITON_URL"}
+
+
+def test_only_a_candidates_steps_may_fail_without_ending_the_run(tmp_path: Path) -> None:
+    executors = _compile(tmp_path / "p.yaml")["deploymentSpec"]["executors"]
+    words = {
+        name.removeprefix("exec-"): {one["name"]: one["value"] for one in executor["container"]["env"]}
+        for name, executor in executors.items()
+    }
+    told = {name: found["MLITES_CANDIDATE_STEP"] for name, found in words.items() if "MLITES_CANDIDATE_STEP" in found}
+    assert {name.split("-")[0] for name in told} == {"distill", "prune", "export", "quantize"}
+    (teachers_own,) = {name for name in words if name.startswith("export")} - set(told)
+    assert teachers_own.startswith("export-")
+    assert all(text and not text.startswith("teacher") for text in told.values())
