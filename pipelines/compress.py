@@ -25,6 +25,7 @@ from components.share import share
 from components.train_teacher import train_teacher
 from components.validate import validate
 from mlites.recipe import Recipe
+from pipelines.placement import place_task
 from pipelines.trie import Node, candidate_nodes, nodes, source_node
 
 DEFAULT_STORE = "s3://mlites"
@@ -65,6 +66,8 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
             servers = S3_SERVER + (TRITON_SERVER if kind == "deploy" else ())
             kubernetes.use_secret_as_env(task, CREDENTIALS_SECRET, {key: key for key in CREDENTIALS})
             kubernetes.use_config_map_as_env(task, SERVERS_CONFIG_MAP, {key: key for key in servers})
+        if not local and kind == "validate":
+            place_task(task, recipe.hardware)
         return task
 
     @dsl.pipeline(name=f"mlites-{recipe.name}", description=f"Compress, prove and serve: recipe {recipe.name}")

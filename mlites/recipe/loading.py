@@ -25,16 +25,22 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         InputError: with file, line, field, rule and what would be right.
     """
     content, root = read_mapping(path, "recipe", "name, data, teacher and candidates")
-    if isinstance(content.get("hardware"), str):
-        content["hardware"] = {"profile": content["hardware"]}  # an override may go into it
+    _open_profile(content)
     for override in overrides or []:
         _override(content, override)
+        _open_profile(content)
     if "hardware" in content:
         content["hardware"] = resolve_profile(content["hardware"], path.parent)
     try:
         return Recipe.model_validate(content)
     except (ValidationError, RecursionError) as error:
         raise InputError(explain(path, root, error)) from None
+
+
+def _open_profile(content: dict[str, Any]) -> None:
+    """Write a profile's name so that an override may go into it."""
+    if isinstance(content.get("hardware"), str):
+        content["hardware"] = {"profile": content["hardware"]}
 
 
 def _override(content: dict[str, Any], override: str) -> None:

@@ -13,9 +13,10 @@ from pipelines.lint import lint
 RECIPE = Path(__file__).parents[2] / "pipelines" / "recipes" / "digits.yaml"
 
 
-def _compile(path: Path, *, local: bool = False) -> dict[str, Any]:
+def _compile(path: Path, *overrides: str, local: bool = False) -> dict[str, Any]:
     environment = {"MLITES_CODE": "c0de", "MLITES_STORE_ID": "5703e"}
-    compile_pipeline(build_pipeline(load_recipe(RECIPE), environment=environment, local=local), path)
+    recipe = load_recipe(RECIPE, list(overrides))
+    compile_pipeline(build_pipeline(recipe, environment=environment, local=local), path)
     spec: dict[str, Any] = next(yaml.safe_load_all(path.read_text()))
     return spec
 
@@ -82,3 +83,32 @@ def test_only_a_candidates_steps_may_fail_without_ending_the_run(tmp_path: Path)
     (teachers_own,) = {name for name in words if name.startswith("export")} - set(told)
     assert teachers_own.startswith("export-")
     assert all(text and not text.startswith("teacher") for text in told.values())
+
+
+def test_the_profile_places_the_validation_on_its_kind_of_node(tmp_path: Path) -> None:
+    cluster = "hardware.cluster.node_selector={board: edge}"
+    executors = _compile(tmp_path / "p.yaml", "hardware=edge-arm-class", cluster)["deploymentSpec"]["executors"]
+    _, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    nodes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name, one in executors.items():
+        limits = one["container"].get("resources", {})
+        if name.startswith("exec-validate-"):
+            assert limits["resourceCpuLimit"] == limits["resourceCpuRequest"] == "1"
+            assert limits["resourceMemoryLimit"] == limits["resourceMemoryRequest"] == "2560Mi"
+            assert nodes[name]["nodeSelector"]["labels"] == {"board": "edge"}
+        else:
+            assert limits == {} and "nodeSelector" not in nodes.get(name, {})
+
+
+def test_a_gpu_profile_asks_for_one_and_tolerates_its_nodes(tmp_path: Path) -> None:
+    executors = _compile(tmp_path / "p.yaml", "hardware=gpu")["deploymentSpec"]["executors"]
+    _, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    name = next(name for name in executors if name.startswith("exec-validate-"))
+    assert executors[name]["container"]["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    (toleration,) = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][name]["tolerations"]
+    assert toleration == {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+
+
+def test_a_pipeline_for_this_machine_places_nothing(tmp_path: Path) -> None:
+    executors = _compile(tmp_path / "p.yaml", "hardware=edge-arm-class", local=True)["deploymentSpec"]["executors"]
+    assert not any("resources" in one["container"] for one in executors.values())

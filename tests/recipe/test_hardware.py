@@ -89,6 +89,8 @@ def test_a_recipe_changes_a_profile_and_so_do_overrides(tmp_path: Path) -> None:
     path = _recipe(tmp_path, "hardware: server-4core")
     assert load_recipe(path, ["hardware.seconds=3"]).hardware.seconds == 3
     assert load_recipe(path, ["hardware=edge-arm-class"]).hardware == load_profile("edge-arm-class")
+    both = load_recipe(path, ["hardware=edge-arm-class", "hardware.seconds=3"]).hardware
+    assert both == load_profile("edge-arm-class").model_copy(update={"seconds": 3.0})
 
 
 def test_a_profile_of_ones_own_lies_beside_the_recipe(tmp_path: Path) -> None:
