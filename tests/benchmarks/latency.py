@@ -11,6 +11,7 @@
 import argparse
 import math
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -248,6 +249,7 @@ def main() -> None:
     parser.add_argument("--load", choices=LOADS)
     parser.add_argument("--only", choices=NETWORKS)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the process that keeps the machine busy ends too
     with tempfile.TemporaryDirectory() as folder:
         files = Files(Path(folder), [arguments.only] if arguments.only else NETWORKS)
         with loaded(arguments.load):
