@@ -31,6 +31,9 @@ def show(summary: Summary, console: Console) -> None:
     title = f"{summary.recipe}: baseline {figures}"
     table = Table("candidate", "kept", "faster", "95% interval", "smaller", "p95 ms", "front", "budget", title=title)
     for one in sorted(summary.candidates, key=lambda one: -(one.speedup or 0)):
+        if one.failed:
+            table.add_row(one.name, *[""] * 6, f"failed in {one.failed.step}: {one.failed.error}")
+            continue
         values: Any = one
         table.add_row(
             one.name,
