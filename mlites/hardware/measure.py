@@ -14,15 +14,12 @@ from mlites.data.dataset import Dataset
 from mlites.data.sources.npz import read_rows
 from mlites.errors import InputError
 from mlites.hardware.accuracy import Answers, agreement
-from mlites.hardware.energy import measure_energy
+from mlites.hardware.figures import describe_latency, describe_machine, explain, measure_alone
 from mlites.hardware.latency import Latency, measure_latency
 from mlites.hardware.load import watch
-from mlites.hardware.machine import check_profile, read_machine
+from mlites.hardware.machine import read_machine
 from mlites.hardware.macs import count_macs
-from mlites.hardware.memory import measure_process
-from mlites.hardware.operators import profile_operators
-from mlites.hardware.roofline import Peaks, measure_peaks, place
-from mlites.hardware.throughput import measure_throughput
+from mlites.hardware.roofline import measure_peaks
 from mlites.inference import Signature, check_file, choose_providers, infer, open_session, read_signature
 from mlites.onnx_file import stored_tensors
 from mlites.packing.pack import packed_size
@@ -86,7 +83,7 @@ def measure(models: Sequence[Path], sample: Sample | None, hardware: Hardware) -
             entries.append(entry)
             try:
                 model = _open(path, given, hardware)
-                entry |= {**_measure_alone(model, hardware), **_judge(model, usable[0][0] if usable else model)}
+                entry |= {**_of_file(model, hardware), **_judge(model, usable[0][0] if usable else model)}
             except InputError as error:
                 entry["error"] = str(error)
             else:
@@ -95,19 +92,10 @@ def measure(models: Sequence[Path], sample: Sample | None, hardware: Hardware) -
         if usable:
             latencies = measure_latency([model.path for model, _ in usable], usable[0][0].rows, hardware)
             for (model, entry), latency in zip(usable, latencies, strict=True):
-                entry |= {**_figures(latency), **_explain(model, latency, hardware, peaks)}
+                entry |= {**_figures(latency), **explain(model.path, model.rows, latency, hardware, peaks)}
     return {
         "format": FORMAT,
-        "machine": {
-            **machine.to_json(),
-            "profile": hardware.name,
-            "provider": hardware.provider,
-            "threads": hardware.threads,
-            "batch": hardware.batch,
-            "warnings": [*check_profile(machine, hardware), *load.warnings()],
-            "load": load.to_json(),
-            "peaks": peaks and peaks.to_json(),
-        },
+        "machine": describe_machine(machine, hardware, load, peaks),
         "rows": None if sample is None else len(sample.inputs),
         "baseline": str(usable[0][0].path) if usable else None,
         "models": entries,
@@ -179,7 +167,7 @@ def _as_logits(answers: NDArray[np.float32]) -> NDArray[np.float32]:
     return answers
 
 
-def _measure_alone(model: _Model, hardware: Hardware) -> Document:
+def _of_file(model: _Model, hardware: Hardware) -> Document:
     """What needs no other model beside it."""
     content, beside = model.path.read_bytes(), _bytes_beside(model.path)
     if model.batch is not None:
@@ -188,8 +176,7 @@ def _measure_alone(model: _Model, hardware: Hardware) -> Document:
         "size_bytes": len(content) + beside,
         "download_bytes": packed_size(content) + beside,
         "macs": _count_macs(model),
-        **measure_process(model.path, model.rows, hardware).to_json(),
-        "throughput": [one.to_json() for one in measure_throughput(model.path, model.rows, hardware)],
+        **measure_alone(model.path, model.rows, hardware),
     }
 
 
@@ -209,21 +196,6 @@ def _count_macs(model: _Model) -> int | None:
         return None
 
 
-def _explain(model: _Model, latency: Latency, hardware: Hardware, peaks: Peaks | None) -> Document:
-    """What the time is spent on, and what it takes; roofline and operators are those of the processor alone."""
-    median_ms = latency.percentiles_ms()["p50"]
-    energy = measure_energy(model.path, model.rows, hardware, median_ms).to_json()
-    if peaks is None:
-        return {"energy": energy, "roofline": None, "operators": []}
-    try:
-        roofline = place(onnx.load(model.path), model.rows, median_ms, hardware.batch, peaks).to_json()
-    except InputError:  # ONNX Runtime tells the shapes of no operator of it
-        roofline = None
-    threads, batch = hardware.threads, hardware.batch
-    operators = profile_operators(model.path, model.rows, threads=threads, batch=batch)
-    return {"energy": energy, "roofline": roofline, "operators": [one.to_json() for one in operators]}
-
-
 def _judge(model: _Model, baseline: _Model) -> Document:
     """What the labels say."""
     if model.answers is None:
@@ -238,8 +210,7 @@ def _judge(model: _Model, baseline: _Model) -> Document:
 
 def _figures(latency: Latency) -> Document:
     return {
-        "latency_ms": latency.percentiles_ms(),
-        "latency_interval_ms": {name: list(bounds) for name, bounds in latency.percentile_intervals_ms().items()},
+        **describe_latency(latency),
         "speedup": latency.speedup,
         "speedup_interval": list(latency.speedup_interval),
         "speedup_narrow": latency.narrow,

@@ -14,15 +14,12 @@ from mlites.errors import InputError
 from mlites.hardware.accuracy import Answers, agreement, class_drops, drop, evaluate
 from mlites.hardware.budget import decided_by
 from mlites.hardware.caveats import find_caveats
-from mlites.hardware.energy import measure_energy
+from mlites.hardware.figures import describe_latency, describe_machine, explain, measure_alone
 from mlites.hardware.latency import Latency, measure_latency
 from mlites.hardware.load import watch
-from mlites.hardware.machine import check_profile, read_machine
+from mlites.hardware.machine import read_machine
 from mlites.hardware.macs import count_macs
-from mlites.hardware.memory import measure_process
-from mlites.hardware.operators import profile_operators
-from mlites.hardware.roofline import Peaks, measure_peaks, place
-from mlites.hardware.throughput import measure_throughput
+from mlites.hardware.roofline import measure_peaks
 from mlites.inference import check_file
 from mlites.models.card import ModelCard, read_card
 from mlites.packing.pack import packed_size
@@ -63,7 +60,6 @@ def validate(
         InputError: a model that cannot be used or does not fit the data, or a provider that is not there.
     """
     machine = read_machine()
-    marks = check_profile(machine, hardware)
     folders = (baseline, candidate)
     cards = [_check_card(folder, dataset) for folder in folders]
     _check_preprocessing(candidate, cards[1], cards[0])
@@ -77,12 +73,12 @@ def validate(
         models = [folder / "model.onnx" for folder in folders]
         classes = len(dataset.classes)
         answers = [evaluate(path, inputs, labels, hardware, classes=classes) for path in models]
-        running = [_measure_alone(path, rows, hardware) for path in models]
+        running = [measure_alone(path, rows, hardware) for path in models]
         costs = [_cost(path, card, rows[:1]) for path, card in zip(models, cards, strict=True)]
         latencies = _measure([*models, *third], rows, hardware, budget)
         peaks = measure_peaks(hardware.threads) if hardware.provider == "cpu" else None
         limits = [
-            _explain(path, rows, latency, hardware, peaks) for path, latency in zip(models, latencies[:2], strict=True)
+            explain(path, rows, latency, hardware, peaks) for path, latency in zip(models, latencies[:2], strict=True)
         ]
     teacher, own = (
         {**_figures(answer, latency), **alone, **cost, **limit}
@@ -98,16 +94,7 @@ def validate(
         "provenance": list(cards[1].provenance),
         "preprocessing": cards[1].preprocessing,
         "classes": list(dataset.classes),
-        "machine": {
-            **machine.to_json(),
-            "profile": hardware.name,
-            "provider": hardware.provider,
-            "threads": hardware.threads,
-            "batch": hardware.batch,
-            "warnings": [*marks, *load.warnings()],
-            "load": load.to_json(),
-            "peaks": peaks and peaks.to_json(),
-        },
+        "machine": describe_machine(machine, hardware, load, peaks),
         "baseline": {"name": BASELINE, "model": cards[0].digest, **teacher},
         **own,
         **_compare(answers[1], answers[0]),
@@ -187,25 +174,6 @@ def _measure(
     return measure_latency(models, rows, shared, decided=decided_by(budget) if budget else None)
 
 
-def _measure_alone(path: Path, rows: NDArray[np.float32], hardware: Hardware) -> dict[str, Any]:
-    """What is found in processes of its own."""
-    throughput = [one.to_json() for one in measure_throughput(path, rows, hardware)]
-    return {**measure_process(path, rows, hardware).to_json(), "throughput": throughput}
-
-
-def _explain(
-    path: Path, rows: NDArray[np.float32], latency: Latency, hardware: Hardware, peaks: Peaks | None
-) -> dict[str, Any]:
-    """What goes with the latency: energy; on the processor how close it is to the limit, and what takes the time."""
-    median_ms = latency.percentiles_ms()["p50"]
-    energy = measure_energy(path, rows, hardware, median_ms).to_json()
-    if peaks is None:
-        return {"energy": energy, "roofline": None, "operators": []}
-    roofline = place(onnx.load(path), rows, median_ms, hardware.batch, peaks)
-    operators = profile_operators(path, rows, threads=hardware.threads, batch=hardware.batch)
-    return {"energy": energy, "roofline": roofline.to_json(), "operators": [one.to_json() for one in operators]}
-
-
 def _compare(own: Answers, teacher: Answers) -> dict[str, Any]:
     """Losses row by row against the teacher."""
     return {
@@ -236,6 +204,5 @@ def _figures(answers: Answers, latency: Latency) -> dict[str, Any]:
         "ece": answers.ece,
         "calibration": [asdict(one) for one in answers.calibration],
         "confusion": answers.confusion.tolist(),
-        "latency_ms": latency.percentiles_ms(),
-        "latency_interval_ms": {name: list(edges) for name, edges in latency.percentile_intervals_ms().items()},
+        **describe_latency(latency),
     }
