@@ -55,7 +55,7 @@ class Peaks:
         return next(cached, self.stream_gbytes_per_second)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "cached_gbytes_per_second": [list(pair) for pair in self.cached_gbytes_per_second]}
 
 
 @dataclass(frozen=True)
