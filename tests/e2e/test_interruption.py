@@ -24,7 +24,7 @@ candidates:
     passes: [{pass: prune, amount: 0.5, training: {epochs: 2}}]
   - name: student
     passes: [{pass: distill, student: {family: mlp, hidden: [16]}, training: {epochs: 3}}]
-hardware: {seconds: 0.2}
+hardware: {seconds: 0.2, longest_seconds: 0.2}
 budget: {accuracy_drop_points: 100}
 serving: {model: interrupted}
 """

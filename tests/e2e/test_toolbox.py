@@ -41,7 +41,7 @@ RECIPE: dict[str, Any] = {
         {"name": "trained-int8", "passes": [{"pass": "qat", "training": BRIEF}]},
     ],
     "budget": {"accuracy_drop_points": 100},
-    "hardware": {"seconds": 0.3},
+    "hardware": {"seconds": 0.3, "longest_seconds": 0.3},
 }
 
 
