@@ -10,10 +10,11 @@ BIN := $(VENV)/bin
 run: $(VENV)/ready
 	$(BIN)/mlites run digits
 
-# threads that spin while they wait cost threefold where a core is busy otherwise
+# one worker a core, one thread a worker; threads that spin while they wait cost threefold where a core is busy otherwise
 test: export GOMP_SPINCOUNT = 0
+test: export OMP_NUM_THREADS = 1
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
