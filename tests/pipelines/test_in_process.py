@@ -25,7 +25,13 @@ PRUNE = {"pass": "prune", "amount": 0.5, "training": BRIEF}
 def recipe(*candidates: list[dict[str, object]]) -> Recipe:
     named = [{"name": f"c{index}", "passes": passes} for index, passes in enumerate(candidates)]
     return Recipe.model_validate(
-        {"name": "small", "data": DATA, "teacher": TEACHER, "candidates": named, "hardware": {"seconds": 0.2, "longest_seconds": 0.2}}
+        {
+            "name": "small",
+            "data": DATA,
+            "teacher": TEACHER,
+            "candidates": named,
+            "hardware": {"seconds": 0.2, "longest_seconds": 0.2},
+        }
     )
 
 
