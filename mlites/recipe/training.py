@@ -48,7 +48,7 @@ class Training(Options):
             raise ValueError(f"augmentation names a step twice: {', '.join(self.augmentation)}")
         if self.views is not None and not self.augmentation:
             raise ValueError("views needs augmentation: without it each row has one form")
-        if "crop_fraction" in self.model_fields_set and "crop" not in self.augmentation and self.crop_fraction != 0.125:
+        if "crop" not in self.augmentation and self.crop_fraction != type(self).model_fields["crop_fraction"].default:
             raise ValueError("crop_fraction belongs to augmentation: [crop]")
         return self
 

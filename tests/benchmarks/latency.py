@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -142,36 +142,30 @@ def plant_share(files: Files, label: str, share: float) -> tuple[Path, float, tu
 
 
 def equal(files: Files, label: str, runs: int) -> bool:
-    good = 0
-    for _ in range(runs):
-        with watch() as load:
-            found = measure_latency([files.path(label)] * 2, files.rows[label], PATIENT)[1]
-        low, high = found.speedup_interval
-        right = 0.98 <= low <= 1 <= high <= 1.02
-        good += right
-        _tell(
-            label,
-            f"{found.speedup:.4f} [{low:.4f}, {high:.4f}] {found.seconds:4.0f} s, others {load.others_share:.0%}",
-            right,
-        )
+    pair = [files.path(label)] * 2
+    good = _repeat(files, label, runs, pair, lambda low, high: 0.98 <= low <= 1 <= high <= 1.02)
     return _count("equal", label, good, runs)
 
 
 def planted(files: Files, label: str, runs: int) -> bool:
     path, truth, (least, most) = plant_share(files, label, 0.05)
     print(f"{label}: planted, takes {truth:.4f} times as long [{least:.4f}, {most:.4f}]", flush=True)
+    good = _repeat(files, label, runs, [files.path(label), path], lambda _low, high: high < 1)
+    return _count("planted slowdown detected", label, good, runs)
+
+
+def _repeat(files: Files, label: str, runs: int, pair: list[Path], is_right: Callable[[float, float], bool]) -> int:
+    """In how many runs the interval of the second file's speedup over the first is right."""
     good = 0
     for _ in range(runs):
         with watch() as load:
-            found = measure_latency([files.path(label), path], files.rows[label], PATIENT)[1]
+            found = measure_latency(pair, files.rows[label], PATIENT)[1]
         low, high = found.speedup_interval
-        good += high < 1
-        _tell(
-            label,
-            f"{found.speedup:.4f} [{low:.4f}, {high:.4f}] {found.seconds:4.0f} s, others {load.others_share:.0%}",
-            high < 1,
-        )
-    return _count("planted slowdown detected", label, good, runs)
+        right = is_right(low, high)
+        good += right
+        took = f"{found.seconds:4.0f} s, others {load.others_share:.0%}"
+        _tell(label, f"{found.speedup:.4f} [{low:.4f}, {high:.4f}] {took}", right)
+    return good
 
 
 def script(files: Files, label: str, runs: int) -> bool:
