@@ -1,6 +1,7 @@
 """TrainJobs in Kubernetes: create, look after, show the log of, delete; each fault of the API in one line."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,9 +95,10 @@ class Cluster:
             config.load_incluster_config(client_configuration=settings)
             here = NAMESPACE_FILE.read_text().strip()
         except config.ConfigException:
+            path = os.environ.get("KUBECONFIG")  # the client would take it as it stood when it was imported
             try:
-                config.load_kube_config(client_configuration=settings)
-                _, context = config.list_kube_config_contexts()
+                config.load_kube_config(path, client_configuration=settings)
+                _, context = config.list_kube_config_contexts(path)
             except (config.ConfigException, OSError) as error:
                 raise InputError(
                     f"training in a cluster needs its API: no service account in this pod and no KUBECONFIG ({error})"
@@ -224,12 +226,13 @@ class Cluster:
         call: Callable[..., Any],
         *,
         custom: bool = True,
-        patience_s: float = PATIENCE_SECONDS,
+        patience_s: float | None = None,
         **arguments: Any,
     ) -> Any:
         """Call the API until it answers, or patience ends."""
         if custom:
             arguments |= {"group": GROUP, "version": VERSION, "namespace": self.namespace, "plural": PLURAL}
+        patience_s = patience_s or PATIENCE_SECONDS
         deadline, pause = time.monotonic() + patience_s, PAUSE_SECONDS
         while True:
             with self._faults(what) as fault:

@@ -33,8 +33,7 @@ def main(place: str) -> None:
         SystemExit: code 2 with one line on standard error, which also goes to where the job says, on wrong input;
             code 75 where another worker is lost.
     """
-    if runner := os.environ.get("MLITES_RUNNER_PID"):
-        die_with(int(runner))
+    die_with(int(os.environ.get("MLITES_RUNNER_PID") or os.getppid()))  # torchrun starts it in a session of its own
     job = Job.read(place)
     try:
         workers = _join()
