@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.containers [--recipe digits] [--set KEY=VALUE]...
 
-Wants podman and the images of docker/build.py. The compiled pipeline decides what runs: each task's image, command line and
-variables come from the IR, artifacts cross S3 between tasks, and every container runs without privileges, with a read-only
-root file system and the image's own user. Then `mlites run` does the same on this machine. Exits 1 unless both select the
-same candidate, their models agree, and Triton serves the one that the containers deployed.
+Wants podman and the images of docker/build.py. The compiled pipeline decides what runs: each task's image, command line
+and variables come from the IR, artifacts cross S3 between tasks, and every container runs without privileges, with a
+read-only root file system and the image's own user. Then `mlites run` does the same on this machine. Exits 1 unless
+both select the same candidate, their models agree, and Triton serves the one that the containers deployed.
 """
 
 import argparse
