@@ -1,7 +1,7 @@
 """A cluster on this machine with Kubeflow Pipelines and mlites in it, and the manifests for yours.
 
     python3 manifests/cluster.py up kind        # or minikube; `make kind`, `make minikube`
-    python3 manifests/cluster.py down kind
+    python3 manifests/cluster.py down kind      # `make kind-down`
     python3 manifests/cluster.py render production --registry R --s3-endpoint URL --store s3://bucket
 
 Needs Python alone besides the programs that it checks for. What it makes it keeps apart: an own kubeconfig in
@@ -82,15 +82,21 @@ def check_tools(kind: str) -> None:
         raise Refused(f"cannot make a {kind} cluster: {'; '.join(faults)}")
 
 
-def up(kind: str) -> None:
-    """Make the cluster, put Kubeflow Pipelines and mlites into it, run the digits recipe, say where it is."""
+def up(kind: str, torch_index: str = "") -> None:
+    """Make the cluster, put Kubeflow Pipelines and mlites into it, run the digits recipe, say where it is.
+
+    Args:
+        kind: a key of TOOLS.
+        torch_index: package index of the train image's PyTorch; empty for pip's own.
+    """
     check_tools(kind)
     mlites = ROOT / ".venv" / "bin" / "mlites"
     if not mlites.exists():
         raise Refused("no .venv/bin/mlites; make it with: make .venv/ready")
     folder = _folder()
     folder.mkdir(parents=True, exist_ok=True)
-    _step("images", [sys.executable, str(ROOT / "docker" / "build.py"), "--engine", "docker", *IMAGES])
+    build = [sys.executable, str(ROOT / "docker" / "build.py"), "--engine", "docker"]
+    _step("images", [*build, *(["--torch-index", torch_index] if torch_index else []), *IMAGES])
     if kind == "kind":
         if NAME not in _read(["kind", "get", "clusters"]).split():
             config = MANIFESTS / "overlays" / "kind" / "cluster.yaml"
@@ -359,8 +365,11 @@ def main(arguments: list[str]) -> int:
     """Do what is asked; exit 2 where something is missing, 1 where a command fails, with one line each."""
     parser = argparse.ArgumentParser(description="Clusters on this machine, manifests for yours.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("up", "down"):
-        commands.add_parser(name).add_argument("kind", choices=sorted(TOOLS))
+    for name in ("check", "up", "down"):
+        one = commands.add_parser(name)
+        one.add_argument("kind", choices=sorted(TOOLS))
+        if name == "up":
+            one.add_argument("--torch-index", default="", help="package index for PyTorch; default: the one pip uses")
     rendering = commands.add_parser("render")
     rendering.add_argument("overlay", choices=["kind", "minikube", "production"])
     rendering.add_argument("--registry", default="", help="goes before the images' names")
@@ -372,8 +381,10 @@ def main(arguments: list[str]) -> int:
     try:
         if options.command == "render":
             sys.stdout.write(render(options))
+        elif options.command == "up":
+            up(options.kind, options.torch_index)
         else:
-            (up if options.command == "up" else down)(options.kind)
+            (check_tools if options.command == "check" else down)(options.kind)
     except (Refused, Failed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, Refused) else 1
