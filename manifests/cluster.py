@@ -158,20 +158,22 @@ def forward() -> str:
     record = _folder() / "forward.json"
     _end_forward()
     port = next(port for port in range(UI_PORT, UI_PORT + 100) if _free(port))
-    process = subprocess.Popen(
-        ["kubectl", "-n", "kubeflow", "port-forward", "svc/ml-pipeline-ui", f"{port}:80"],
-        env=_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=(_folder() / "forward.log").open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    with (_folder() / "forward.log").open("w") as log:
+        process = subprocess.Popen(
+            ["kubectl", "-n", "kubeflow", "port-forward", "svc/ml-pipeline-ui", f"{port}:80"],
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     record.write_text(json.dumps({"pid": process.pid}))
     deadline = time.monotonic() + FORWARD_SECONDS
     while _free(port):
         if process.poll() is not None or time.monotonic() > deadline:
             raise Failed(f"kubectl port-forward does not work; {_folder() / 'forward.log'} tells why")
         time.sleep(0.2)
+    process.returncode = 0  # it outlives this script, which is not to wait for it
     return f"http://127.0.0.1:{port}"
 
 
