@@ -32,7 +32,7 @@ VOLUME /data
 EXPOSE 8333
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
     CMD ["python3", "-c", "import socket; socket.create_connection(('127.0.0.1', 8333), 2).close()"]
-# Everything but S3 listens on loopback. Keys: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+# Everything but S3 (8333, and its gRPC on 18333) listens on loopback. Keys: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 ENTRYPOINT ["weed", "server", "-dir=/data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-s3.ip.bind=0.0.0.0", \
     "-s3.port=8333", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", \
     "-master.volumeSizeLimitMB=1024", "-volume.max=1000"]

@@ -13,4 +13,5 @@ exec tritonserver \
     --exit-timeout-secs=20 \
     --log-format=ISO8601 \
     --metrics-config=summary_latencies=true \
+    --metrics-config=summary_quantiles=0.5:0.05,0.95:0.002,0.99:0.001 \
     "$@"
