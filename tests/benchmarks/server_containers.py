@@ -39,6 +39,12 @@ S3 = {
     "MLITES_TRITON_GRPC": "127.0.0.1:8001",
 }
 
+STAND_IN_FILE = """\
+FROM {base}
+COPY --chmod=755 tritonserver /usr/local/bin/tritonserver
+RUN chmod a+x /root
+"""
+
 PUT_MODEL = """
 import onnx
 from onnx import TensorProto, helper
@@ -97,7 +103,7 @@ def build_triton(base: str, folder: Path) -> list[str]:
     context = folder / "context"
     context.mkdir()
     (context / "tritonserver").write_text(textwrap.dedent(script))
-    (context / "Dockerfile").write_text(f"FROM {base}\nCOPY --chmod=755 tritonserver /usr/local/bin/tritonserver\n")
+    (context / "Dockerfile").write_text(STAND_IN_FILE.format(base=base))
     for image, where, file in (
         (STAND_IN, context, context / "Dockerfile"),
         (IMAGE, ROOT, ROOT / "docker/triton.Dockerfile"),
@@ -134,7 +140,8 @@ def wait_until_well(name: str, seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
     while subprocess.run(["podman", "healthcheck", "run", name], capture_output=True).returncode:
         if time.monotonic() > deadline:
-            raise SystemExit(f"{name} does not become well:\n{podman('logs', '--tail', '20', name)}")
+            logs = subprocess.run(["podman", "logs", "--tail", "20", name], capture_output=True, text=True)
+            raise SystemExit(f"{name} does not become well:\n{logs.stdout}{logs.stderr}")
         time.sleep(1)
 
 
