@@ -21,12 +21,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mlites import stack
+from mlites.serving.sandbox import sandbox
 from mlites.serving.server import Triton
 from mlites.storage import Store
 from tests.docker.compiled import OUTPUTS_MOUNT, S3_MOUNT, Cluster, Step, run_pipeline
 
 MLITES = str(Path(sys.executable).with_name("mlites"))
+MANIFESTS = Path(__file__).parents[2] / "manifests"
 USER = 1000
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # sums of floats depend on how many threads share them
 
@@ -59,7 +63,10 @@ def scratch() -> Iterator[Path]:
     os.environ["MLITES_HOME"] = str(folder / "home")
     try:
         os.environ.update(stack.up(lambda line: print(line, flush=True)))
-        yield folder
+        os.environ["MLITES_TRITON_REPLICAS"] = os.environ["MLITES_TRITON_URL"].removeprefix("http://")
+        with sandbox() as apart:
+            os.environ.update(MLITES_SANDBOX_URL=apart.triton.url, MLITES_SANDBOX_GRPC=apart.triton.grpc)
+            yield folder
     finally:
         stack.down()
         shutil.rmtree(folder, ignore_errors=True)
@@ -81,8 +88,8 @@ def in_containers(recipe: str, overrides: list[str], folder: Path) -> dict[str, 
 def cluster_objects(environment: Mapping[str, str]) -> dict[str, str]:
     """What the secret and the config map of the manifests hold in a cluster."""
     secret = {f"mlites-s3/{key}": environment[key] for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-    names = ("MLITES_S3_ENDPOINT", "AWS_REGION", "MLITES_TRITON_URL", "MLITES_TRITON_GRPC")
-    servers = {f"mlites-servers/{key}": environment[key] for key in names}
+    config = yaml.safe_load((MANIFESTS / "local" / "steps" / "servers.yaml").read_text())
+    servers = {f"mlites-servers/{key}": environment[key] for key in config["data"]}
     return {**secret, **servers, "metadata.labels['pipeline/runid']": "containers"}
 
 
