@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 OURS = ("mlites", "components", "pipelines")
 BARE = {"kfp"}  # installed without what it requires
+KFPS = {"docstring-parser", "kfp-pipeline-spec", "kubernetes", "protobuf"}  # what a step needs of that
 LAZY = ROOT / "mlites" / "__init__.py"  # hands out the notebook's names when asked; no step asks
 NOT_ASKED = {"notify": "mlites.data.prepare"}  # imported in a function that the step does not call
 CALLED_BY_COMMANDS = {"deploy": ["mlites/serving/provide.py"]}  # of manifests
@@ -25,15 +26,11 @@ def image_of(component: Path) -> str | None:
     return found[1].lower() if found else None
 
 
-def requirements(kind: str) -> set[str]:
+def requirements(kind: str) -> list[Requirement]:
     """Distributions that an image asks for, without what they bring along."""
     files = [f"{kind}.txt"] + (["torch.txt"] if kind == "train" else [])
-    lines = [
-        line.split("#")[0].strip()
-        for file in files
-        for line in (ROOT / "docker/requirements" / file).read_text().splitlines()
-    ]
-    return {_plain(line) for line in lines if line} | BARE
+    lines = [line for file in files for line in (ROOT / "docker/requirements" / file).read_text().splitlines()]
+    return [Requirement(plain) for line in lines if (plain := line.split("#")[0].strip())]
 
 
 def imported(file: Path) -> dict[str, str]:
@@ -86,7 +83,7 @@ def _files(module: str) -> list[Path]:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", Requirement(name).name).lower()
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _provided(module: str) -> set[str]:
@@ -101,21 +98,23 @@ def _distributions() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()
 
 
-def _with_dependencies(names: set[str]) -> set[str]:
-    """The distributions, and all that they require without being asked for extras."""
-    seen: set[str] = set()
-    waiting = [name for name in names if name not in BARE]
+def _with_dependencies(asked: list[Requirement]) -> set[str]:
+    """The distributions, and all that they require."""
+    held = set(BARE)
+    waiting, seen = list(asked), set()
     while waiting:
-        name = waiting.pop()
-        if name in seen:
+        one = waiting.pop()
+        if str(one) in seen:
             continue
-        seen.add(name)
+        seen.add(str(one))
+        held.add(_plain(one.name))
         try:
-            required = importlib.metadata.requires(name) or []
+            required = [Requirement(line) for line in importlib.metadata.requires(one.name) or []]
         except importlib.metadata.PackageNotFoundError:
             continue  # of another platform
-        waiting += [_plain(line) for line in required if "extra ==" not in line]
-    return seen | BARE
+        extras = one.extras or {""}
+        waiting += [two for two in required if not two.marker or any(two.marker.evaluate({"extra": x}) for x in extras)]
+    return held
 
 
 COMPONENTS = [path for path in sorted((ROOT / "components").glob("*.py")) if image_of(path)]
@@ -150,9 +149,11 @@ def test_only_the_train_image_holds_torch(kind: str) -> None:
 
 def test_every_requirement_is_one_of_the_packages_and_pinned() -> None:
     text = (ROOT / "pyproject.toml").read_text()
-    constraints = {_plain(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    constraints = {
+        _plain(line.split("==")[0]) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    }
+    ours = {_plain(one) for one in re.findall(r'^  "([\w.-]+)', text, re.MULTILINE)}
     for kind in ("train", "validate", "deploy"):
-        for name in requirements(kind):
-            assert name in constraints
-            known = {_plain(one) for one in re.findall(r'^  "([\w.-]+)', text, re.MULTILINE)}
-            assert name in known | {"docstring-parser", "kfp-pipeline-spec", "protobuf", "kubernetes"}, name
+        names = {_plain(one.name) for one in requirements(kind)} | BARE
+        assert names - constraints == set()
+        assert names - ours - KFPS == set()
