@@ -1,6 +1,7 @@
 """The manifests as a cluster would get them."""
 
 import functools
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ Document = dict[str, Any]
 @functools.cache
 def documents(overlay: str) -> tuple[Document, ...]:
     """Every object of an overlay, as ``kubectl kustomize`` prints it."""
+    assert shutil.which("kubectl"), "the manifests are tested with kubectl: kubernetes.io/docs/tasks/tools"
     command = ["kubectl", "kustomize", str(MANIFESTS / "overlays" / overlay)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return tuple(one for one in yaml.safe_load_all(printed) if one)
