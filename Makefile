@@ -5,7 +5,7 @@ RECIPE ?= digits
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench clean
+.PHONY: run test check bench clean images kind minikube kind-down minikube-down production
 
 run: $(VENV)/ready
 	$(BIN)/mlites run digits
@@ -22,6 +22,29 @@ check: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python -m tests.benchmarks.front $(RECIPE)
+
+# The images, with docker, podman or buildah. Variables: docker/README.md
+images:
+	$(PYTHON) docker/build.py $(IMAGES) --sizes docker/README.md \
+	  $(if $(ENGINE),--engine $(ENGINE)) $(if $(TAG),--tag $(TAG)) $(if $(REGISTRY),--registry $(REGISTRY)) \
+	  $(if $(BASE),--base $(BASE)) $(if $(TRITON_BASE),--triton-base $(TRITON_BASE)) \
+	  $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) $(if $(NETWORK),--network $(NETWORK)) \
+	  $(if $(PIP_CONF),--pip-conf $(PIP_CONF)) $(if $(CA_BUNDLE),--ca-bundle $(CA_BUNDLE))
+
+# A cluster on this machine with Kubeflow Pipelines and mlites, in which the digits recipe runs.
+kind minikube:
+	$(PYTHON) manifests/cluster.py check $@
+	$(MAKE) $(VENV)/ready
+	$(PYTHON) manifests/cluster.py up $@ $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+
+kind-down minikube-down:
+	$(PYTHON) manifests/cluster.py down $(@:-down=)
+
+# Manifests for your cluster, on standard output. Variables: manifests/README.md
+production:
+	@$(PYTHON) manifests/cluster.py render production $(if $(TAG),--tag $(TAG)) \
+	  $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(S3_ENDPOINT),--s3-endpoint $(S3_ENDPOINT)) \
+	  $(if $(S3_REGION),--region $(S3_REGION)) $(if $(STORE),--store $(STORE))
 
 clean:
 	-test -x $(BIN)/mlites && $(BIN)/mlites stack down

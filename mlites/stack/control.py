@@ -13,7 +13,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -271,15 +271,14 @@ def _triton_plan(folder: Path, environment_folder: Path, s3: Mapping[str, str]) 
 
 
 def _provide_repository(folder: Path, record: dict[str, Any], variables: Mapping[str, str]) -> None:
-    """Triton refuses to start on an empty prefix: make the bucket, and an object in the prefix, once."""
+    """Make the bucket, and an object where Triton starts, once."""
     digest = hashlib.sha256(json.dumps(dict(variables), sort_keys=True).encode()).hexdigest()
     if record.get("repository") == digest:
         return
-    from mlites.storage import PreconditionFailed, Store  # boto3 takes longer to import than all of a warm start
+    from mlites.serving.provide import provide_repository  # boto3 takes longer to import than all of a warm start
+    from mlites.storage import Store
 
-    store = Store.open(variables["MLITES_STORE"], variables)
-    with suppress(PreconditionFailed):
-        store.put("repository/.keep", b"", if_absent=True)
+    provide_repository(Store.open(variables["MLITES_STORE"], variables))
     record["repository"] = digest
     _save(folder, record)
 
