@@ -188,7 +188,7 @@ def check(recipe: Path, overrides: tuple[str, ...]) -> None:
     checked = _load(recipe, overrides)
     from pipelines.trie import candidate_nodes, nodes
 
-    ends = candidate_nodes(checked.candidates)
+    ends = candidate_nodes(checked.candidates, checked.hardware)
     shared = sum(1 for _ in nodes(list(ends.values())))
     click.echo(f"{recipe}: right. {len(ends)} candidates in {shared} compression steps")
 

@@ -50,7 +50,7 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
         local: For ``kfp.local``; else for a cluster, where credentials come from the secret ``mlites-s3`` and the
             servers' addresses from the config map ``mlites-servers``.
     """
-    ends = candidate_nodes(recipe.candidates)
+    ends = candidate_nodes(recipe.candidates, recipe.hardware)
     default_budget = _plain(recipe.budget)
     factory = {"MLITES_TRUSTED_FACTORIES": ",".join(recipe.factories)} if recipe.factories else {}
 

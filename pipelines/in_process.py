@@ -66,7 +66,7 @@ def compress(model: Path, recipe: Recipe, folder: Path, say: Callable[[str], Non
     hidden.mkdir(parents=True, exist_ok=True)
     dataset = _dataset(recipe, hidden)
     work = _Work(hidden, dataset, _given(model, dataset, recipe, hidden), recipe)
-    ends = candidate_nodes(recipe.candidates)
+    ends = candidate_nodes(recipe.candidates, recipe.hardware)
     for node in nodes(list(ends.values())):
         if work.of(node) != work.model:  # a given ONNX model stands where its export would
             _run(node, work, say)

@@ -1,6 +1,8 @@
 """What `mlites measure` prints: a table, and below it what else was found and what one should mind."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -23,11 +25,12 @@ def show(document: Document) -> None:
     models, machine = [one for one in document["models"] if "error" not in one], document["machine"]
     threads = f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'}"
     _print(console, f"{machine['cpu']}, profile {machine['profile']}, {threads}, batch {machine['batch']}")
+    names = _short_names([one["file"] for one in models])
     if models:
-        console.print(_table(models, lines=console.is_terminal))
-    for one in models:
+        console.print(_table(names, models, lines=console.is_terminal))
+    for name, one in zip(names, models, strict=True):
         for line in _more(one):
-            _print(console, f"{one['file']}: {line}")
+            _print(console, f"{name}: {line}")
     for line in machine["warnings"]:
         _print(console, f"mind: {line}")
 
@@ -36,16 +39,27 @@ def _print(console: Console, line: str) -> None:
     console.print(line, markup=False, soft_wrap=True)
 
 
-def _table(models: list[Document], *, lines: bool) -> Table:
+def _short_names(files: list[str]) -> list[str]:
+    """Paths from the folder that all of them share, which would only widen the table.
+
+    >>> _short_names(["out/a/model.onnx", "out/b/model.onnx"]), _short_names(["out/a/model.onnx"])
+    (['a/model.onnx', 'b/model.onnx'], ['model.onnx'])
+    """
+    paths = [Path(file).absolute() for file in files]
+    shared = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    return [str(path.relative_to(shared)) for path in paths]
+
+
+def _table(names: list[str], models: list[Document], *, lines: bool) -> Table:
     table = Table(box=box.ROUNDED if lines else None, pad_edge=lines)
     table.add_column("file", overflow="fold", min_width=12)
     labelled = any(one["accuracy"] is not None for one in models)
-    for name in (*COLUMNS, *(LABELLED if labelled else ())):
-        table.add_column(name, justify="right", overflow="fold")
-    for one in models:
+    for column in (*COLUMNS, *(LABELLED if labelled else ())):
+        table.add_column(column, justify="right", overflow="fold")
+    for name, one in zip(names, models, strict=True):
         latency, (low, high) = one["latency_ms"], one["speedup_interval"]
         cold = one["cold_start_ms"]["load"] + one["cold_start_ms"]["first"]
-        cells = [escape(one["file"]), *(f"{latency[name]:.4g}" for name in ("p50", "p95", "p99"))]
+        cells = [escape(name), *(f"{latency[key]:.4g}" for key in ("p50", "p95", "p99"))]
         cells += [f"{one['speedup']:.3f}x", f"{low:.3f} to {high:.3f}", f"{one['size_bytes'] / 1024:.1f}"]
         cells += [f"{one['peak_memory_bytes'] / 2**20:.1f}", f"{cold:.1f}"]
         if labelled:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from mlites.compression.quantization.reduce_range import target_saturates
 from mlites.files import digest_json
-from mlites.recipe import QAT, Candidate, Pass, Quantize
+from mlites.recipe import QAT, Candidate, Hardware, Pass, Quantize
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,19 @@ def source_node(end: Node) -> Node:
     return end.parent if isinstance(end.step, Quantize) and end.parent else end
 
 
-def candidate_nodes(candidates: tuple[Candidate, ...]) -> dict[str, Node]:
-    """The last node of every candidate."""
-    return {candidate.name: last_node(candidate.passes) for candidate in candidates}
+def candidate_nodes(candidates: tuple[Candidate, ...], hardware: Hardware) -> dict[str, Node]:
+    """The last node of every candidate, its passes as the target needs them."""
+    return {one.name: last_node(tuple(_for_target(step, hardware) for step in one.passes)) for one in candidates}
+
+
+def _for_target(step: Pass, hardware: Hardware) -> Pass:
+    """``reduce_range: auto`` is decided by the profile; where that says nothing, by the machine that runs the step."""
+    saturates = target_saturates(hardware)
+    if not isinstance(step, QAT | Quantize) or step.reduce_range != "auto" or saturates is None:
+        return step
+    if isinstance(step, Quantize) and step.method not in ("static", "dynamic"):
+        return step
+    return step.model_copy(update={"reduce_range": saturates})
 
 
 def nodes(ends: Iterator[Node] | list[Node]) -> Iterator[Node]:

@@ -229,7 +229,8 @@ class Quantize(Options):
     block_size: Literal[16, 32, 64, 128, 256] = Field(32, description="int4 alone: weights that share a scale.")
     reduce_range: Literal["auto"] | bool = Field(
         "auto",
-        description="INT8: 7 bits for weights, as 8 saturate on x86 without VNNI; auto asks the machine.",
+        description="INT8: 7 bits for weights, as 8 saturate on x86 without VNNI; auto goes by the hardware profile, "
+        "and by the machine that runs the step where that names no instruction sets.",
     )
     sensitive_layers: int = Field(
         0, ge=0, le=10000, description="Mixed precision: this many layers, the most sensitive, stay in float."

@@ -6,11 +6,18 @@ the last rate of the original schedule (fine-tuning), by the whole schedule agai
 whole schedule from new random weights (re-initialization). Nothing is chosen on the way: validation rows are only
 reported, and the table holds test accuracy.
 
-Measured on LeNet-300-100 at 90% zeros, medians of three seeds: rewinding 89.78%, fine-tuning 89.34%, control 89.38%,
-dense 89.69%. Rewinding comes first in every seed; fine-tuning and the control cannot be told apart on 10,000 test rows:
-sparse from the start, this small network learns nearly as well. An original of 10 epochs, which has not converged,
-leaves fine-tuning behind the control (88.39% and 88.75%; rewinding 89.39%, dense 88.89%). At 95% zeros, one
-seed: rewinding 89.64%, fine-tuning 89.06%, control 88.95%, dense 90.05%: the paper's order, but a loss of 0.4 points.
+Measured at 90% zeros, 30 epochs, seeds 0, 1, 2 and their median:
+
+    net             dense   rewinding                     fine-tuning                   re-initialization
+    mlp-6           89.55%  89.69% (89.83, 89.53, 89.69)  89.36% (89.55, 89.27, 89.36)  10.00% (all three)
+    lenet-300-100   89.69%  89.78%                        89.34%                        89.38%
+
+Rewinding comes first in every seed of both. The six layers of mlp-6, without normalization, do not learn at all from
+new random weights under the mask: a sparse layer passes on too little of its input, so all rests on what was inherited.
+With the three layers of LeNet-300-100 fine-tuning and the control cannot be told apart on 10,000 test rows. More zeros
+there bring the order but cost accuracy: at 95%, one seed, dense 90.05%, 89.64%, 89.06%, 88.95%; in four rounds of
+pruning and rewinding 89.45%. An original of 10 epochs, which has not converged, leaves fine-tuning behind the control
+(88.39% and 88.75%; rewinding 89.39%, dense 88.89%).
 """
 
 import statistics
@@ -34,6 +41,7 @@ from mlites.training.loop import TrainingData, evaluate, train
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of the Debian package dataset-fashion-mnist
 NETWORKS: dict[str, MLP | LeNet | ResNet] = {
+    "mlp-6": MLP(family="mlp", hidden=(300, 300, 300, 300, 100)),
     "lenet-300-100": MLP(family="mlp", hidden=(300, 100)),
     "lenet-5": LeNet(family="lenet"),
     "resnet-20": ResNet(family="resnet", depth=20),
@@ -114,7 +122,7 @@ def show(results: list[dict[str, Any]], network: str, epochs: int, console: Cons
 def main() -> None:
     """Measure the seeds one after the other; the exit status tells whether the claim holds."""
     console = Console(width=150)
-    network = sys.argv[1] if len(sys.argv) > 1 else "lenet-300-100"
+    network = sys.argv[1] if len(sys.argv) > 1 else "mlp-6"
     epochs = int(sys.argv[2]) if len(sys.argv) > 2 else EPOCHS
     results = [measure(network, seed, epochs, console) for seed in SEEDS]
     sys.exit(0 if show(results, network, epochs, console) else 1)

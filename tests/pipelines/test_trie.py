@@ -1,6 +1,7 @@
 """Candidates that begin alike share steps, under names that do not depend on their neighbours."""
 
-from mlites.recipe import Candidate
+from mlites.recipe import Candidate, Hardware, Quantize
+from mlites.recipe.profiles import load_profile
 from pipelines.trie import Node, candidate_nodes, last_node, nodes, source_node
 
 
@@ -31,7 +32,7 @@ def test_shared_prefixes_are_one_step_and_parents_come_first() -> None:
         _candidate("d", PRUNE, QUANTIZE),
         _candidate("e", PRUNE, DISTILL, QUANTIZE),
     )
-    ends = candidate_nodes(candidates)
+    ends = candidate_nodes(candidates, Hardware())
     steps = list(nodes(list(ends.values())))
     # export of the teacher, 2 quantize on it; prune, its export, quantize; distill, export, quantize
     assert [step.kind for step in steps] == [
@@ -53,9 +54,9 @@ def test_shared_prefixes_are_one_step_and_parents_come_first() -> None:
 
 
 def test_names_do_not_change_when_candidates_are_added_or_moved() -> None:
-    first = candidate_nodes((_candidate("d", PRUNE, QUANTIZE),))
+    first = candidate_nodes((_candidate("d", PRUNE, QUANTIZE),), Hardware())
     second = candidate_nodes(
-        (_candidate("x", DISTILL), _candidate("a", QUANTIZE), _candidate("renamed", PRUNE, QUANTIZE))
+        (_candidate("x", DISTILL), _candidate("a", QUANTIZE), _candidate("renamed", PRUNE, QUANTIZE)), Hardware()
     )
     assert first["d"].name == second["renamed"].name != second["a"].name
 
@@ -76,3 +77,22 @@ def test_the_source_of_a_quantized_model_is_its_export_and_of_another_itself() -
     quantized, float_ = (last_node(_candidate("a", *passes).passes) for passes in ([PRUNE, QUANTIZE], [PRUNE]))
     assert source_node(quantized) == float_ == source_node(float_)
     assert source_node(last_node(_candidate("a", QUANTIZE).passes)) == Node(None)
+
+
+def test_a_target_without_int8_dot_products_gets_weights_of_7_bits_wherever_the_step_runs() -> None:
+    candidates = (_candidate("a", QUANTIZE), _candidate("b", {"pass": "qat"}), _candidate("c", DYNAMIC))
+
+    def decided(hardware: Hardware) -> list[object]:
+        return [getattr(end.step, "reduce_range", None) for end in candidate_nodes(candidates, hardware).values()]
+
+    assert decided(Hardware()) == ["auto"] * 3
+    assert decided(Hardware(without_isa=("vnni",))) == [True] * 3
+    assert decided(Hardware(isa=("avx2", "fma"))) == [True] * 3
+    assert decided(Hardware(isa=("avx2", "avx512_vnni"))) == [False] * 3
+    assert decided(load_profile("edge-arm-class")) == [False] * 3
+
+
+def test_what_the_recipe_says_of_the_range_stands_whatever_the_target() -> None:
+    candidate = _candidate("a", {"pass": "quantize", "reduce_range": False})
+    end = candidate_nodes((candidate,), Hardware(without_isa=("vnni",)))["a"]
+    assert isinstance(end.step, Quantize) and end.step.reduce_range is False

@@ -7,11 +7,12 @@ what is above 32,767. With weights of 7 bits the sum ends at 2 * 255 * 64 = 32,6
 
 import platform
 from collections.abc import Collection
-from typing import Literal
+from typing import Literal, get_args
 
 from mlites.hardware.machine import read_machine
+from mlites.recipe.hardware import Arm, Hardware, without
 
-ACCUMULATE_IN_32_BITS = {"avx_vnni", "avx512_vnni", "amx_int8"}
+ACCUMULATE_IN_32_BITS = {"vnni", "avx_vnni", "avx512_vnni", "amx_int8"}
 ARM = ("arm", "aarch64")
 
 
@@ -33,3 +34,25 @@ def saturates(isa: Collection[str], architecture: str) -> bool:
 def reduces_range(option: Literal["auto"] | bool) -> bool:
     """What a recipe's ``reduce_range`` means on this machine."""
     return saturates(read_machine().isa, platform.machine()) if option == "auto" else option
+
+
+def target_saturates(hardware: Hardware) -> bool | None:
+    """Whether sums of 8-bit products are cut on a profile's target; None where it says nothing of its processor.
+
+    What a profile of an x86 processor does not promise is not assumed. Nothing is cut on a GPU.
+
+    >>> target_saturates(Hardware(isa=("avx2",))), target_saturates(Hardware(isa=("avx2", "vnni")))
+    (True, False)
+    >>> target_saturates(Hardware(without_isa=("vnni",))), target_saturates(Hardware(without_isa=("vnni", "asimddp")))
+    (True, False)
+    """
+    named = {*hardware.isa, *hardware.without_isa}
+    if hardware.provider != "cpu":
+        return False
+    if not named:
+        return None
+    if hardware.isa:
+        return saturates(hardware.isa, "arm" if set(get_args(Arm)) & set(hardware.isa) else "x86")
+    if set(get_args(Arm)) & named:
+        return False
+    return True if "vnni" in without(hardware.without_isa) else None
