@@ -91,8 +91,8 @@ def check_raw(release: Release, *, rolled_out: bool) -> None:
     """
     if rolled_out and release.serving.preprocessing == "server":
         raise InputError(
-            f"{release.model}@{release.digest[:12]}: serving.preprocessing: server needs a Triton that loads on request; "
-            "unset MLITES_ROLLOUT, or let the clients normalise"
+            f"{release.model}@{release.digest[:12]}: serving.preprocessing: server needs a Triton that loads on "
+            "request; unset MLITES_ROLLOUT, or let the clients normalise"
         )
 
 
