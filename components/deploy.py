@@ -1,4 +1,4 @@
-"""Put the selected candidate into Triton."""
+"""Make a release of the selected candidate and promote it to production."""
 
 from kfp import dsl
 
@@ -12,16 +12,20 @@ def deploy(
     serving: dict,  # type: ignore[type-arg]
     threads: int,
     store: str,
+    recipe: dict,  # type: ignore[type-arg]
+    settings: str,
     dataset: dsl.Input[dsl.Dataset],
 ) -> str:
-    """Put the selected candidate into Triton and ask it the golden samples.
+    """Make a release of the selected candidate and promote it to production.
 
     Args:
         selection: Digest of the selection document.
         model: Name in Triton.
         serving: The recipe's serving section.
         threads: Of one instance's ONNX Runtime session, as measured.
-        store: s3:// address of documents, models and Triton's repository.
+        store: s3:// address of documents, models, releases and Triton's repository.
+        recipe: The whole recipe; the release names it.
+        settings: Digest of the sweep document; empty to serve as the recipe says.
         dataset: Prepared data; its test split gives the golden samples.
 
     Returns:
@@ -36,16 +40,31 @@ def deploy(
         from mlites.data.dataset import Dataset
         from mlites.models.card import read_card
         from mlites.recipe import Serving
-        from mlites.serving.deploy import deploy
+        from mlites.serving.deploy import deploy, release_facts
+        from mlites.serving.release import GOLDEN_ROWS
+        from mlites.serving.sweep import settle_on
         from mlites.storage import Store
 
         with tempfile.TemporaryDirectory() as work:
             documents = Store.open(store)
-            digest = documents.get_document(selection)["model"]
+            selected = documents.get_document(selection)
             folder = Path(work) / "model"
-            documents.get_folder(f"models/{digest}", folder)
+            documents.get_folder(f"models/{selected['model']}", folder)
             data = Dataset.load(Path(dataset.path)).normalised_for(read_card(folder).preprocessing)
-            samples, _ = data.arrays("test")
+            samples, labels = data.arrays("test")
+            swept = documents.get_document(settings) if settings else None
+            options, intra = settle_on(swept, Serving.model_validate(serving), threads)
             return documents.put_document(
-                deploy(documents, folder, model, Serving.model_validate(serving), samples[:16])
+                deploy(
+                    documents,
+                    folder,
+                    model,
+                    options,
+                    samples[:GOLDEN_ROWS],
+                    labels=tuple(data.classes[label] for label in labels[:GOLDEN_ROWS]),
+                    threads=intra,
+                    say=lambda step, words: print(f"{step}: {words}", flush=True),
+                    **release_facts(selected, recipe, data.digest),
+                )
+                | {"sweep": swept}
             )

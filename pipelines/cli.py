@@ -12,7 +12,7 @@ from mlites.errors import InputError, ParityError
 from mlites.files import write_atomically
 from mlites.recipe import Hardware, Recipe, load_recipe
 from pipelines.cluster.errors import ClusterError
-from pipelines.commands import cluster
+from pipelines.commands import cluster, predict, releases
 
 if TYPE_CHECKING:
     from mlites.stack import Server
@@ -241,6 +241,8 @@ def _show_servers(servers: "list[Server]") -> None:
 cli.add_command(cluster.compile_)
 cli.add_command(cluster.submit)
 cli.add_command(cluster.schedule)
+for _command in (*releases.COMMANDS, *predict.COMMANDS):
+    cli.add_command(_command)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from components.quantize import quantize
 from components.report import report
 from components.select import select
 from components.share import share
+from components.sweep import sweep
 from components.train_teacher import train_teacher
 from components.validate import validate
 from mlites.recipe import Recipe
@@ -65,7 +66,7 @@ def build_pipeline(
         task: PipelineTask = _named(component if local else from_image(component), step)(**arguments)
         kind = component.name
         for key, value in {**environment, **factory, **events, "MLITES_STEP": step}.items():
-            if key != "MLITES_STORE_ID" or kind in ("validate", "select", "gate"):
+            if key != "MLITES_STORE_ID" or kind in ("validate", "select", "gate", "sweep"):
                 task.set_env_variable(key, value)
         task.set_caching_options(enable_caching=cached)
         if label:
@@ -223,15 +224,30 @@ def _wire(add: Any, recipe: Recipe, inputs: _Inputs, lanes: int | None) -> None:
     ).output
     approved = add(gate, "gate", selection=selection, store=inputs.store).output
     with dsl.If(approved == True, name="within-budget"):  # noqa: E712 a condition of KFP
+        settings = ""
+        if recipe.serving.sweep:
+            settings = add(
+                sweep,
+                "sweep",
+                "serving settings",
+                selection=selection,
+                serving=_plain(recipe.serving),
+                hardware=_plain(recipe.hardware),
+                budget=inputs.budget,
+                store=inputs.store,
+                dataset=dataset,
+            ).output
         deployed = add(
             deploy,
             "deploy",
             cached=False,
+            settings=settings,
             selection=selection,
             model=recipe.model_name,
             serving=_plain(recipe.serving),
             threads=recipe.hardware.threads,
             store=inputs.store,
+            recipe=_plain(recipe),
             dataset=dataset,
         ).output
     with dsl.Else(name="over-budget"):

@@ -12,6 +12,8 @@ from mlites.recipe.hardware import Hardware
 from mlites.recipe.options import Name, Options
 from mlites.recipe.order import check_order
 from mlites.recipe.passes import Distill, Pass, Prune
+from mlites.recipe.promotion import Promotion
+from mlites.recipe.sweep import Sweep
 from mlites.recipe.training import Teacher, Training
 
 
@@ -36,6 +38,15 @@ class Serving(Options):
         100, ge=0, le=1_000_000, description="How long dynamic batching waits, microseconds."
     )
     instances: int = Field(1, ge=1, le=64)
+    promotion: Promotion = Promotion()
+    preprocessing: Literal["client", "server"] = Field(
+        "client",
+        description="server: beside the model, which takes normalised rows, Triton serves <model>-raw, which takes raw "
+        "ones and answers with probabilities and labels.",
+    )
+    sweep: Sweep | None = Field(
+        None, description="Try settings on a Triton first and serve with the best; `sweep: {}` takes the defaults."
+    )
 
 
 def _or_name(schema: dict[str, Any]) -> None:

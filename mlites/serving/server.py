@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,8 +14,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
+from geventhttpclient.response import HTTPParseError
 from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from mlites.errors import InputError
 from mlites.inference import INPUT, OUTPUT
@@ -21,6 +24,26 @@ from mlites.inference import INPUT, OUTPUT
 LOAD_SECONDS = 300.0
 ANSWER_SECONDS = 60.0
 READY_SECONDS = 30.0
+
+
+Ask = Callable[[str, int, NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A server's own counts for one version.
+
+    Attributes:
+        answered: requests.
+        failed: requests.
+        compute_ns: in the backend, of all executions.
+        executions: of batches.
+    """
+
+    answered: int
+    failed: int
+    compute_ns: int
+    executions: int
 
 
 class TritonRefused(Exception):
@@ -34,14 +57,16 @@ class Triton:
     Attributes:
         url: ``http://host:port`` or ``https://host:port``.
         grpc: ``host:port``, with ``grpcs://`` before it for TLS.
+        replicas: ``host:port`` (HTTP) whose name stands for the address of every replica behind ``url``; empty: one.
     """
 
     url: str
     grpc: str
+    replicas: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Triton":
-        """From MLITES_TRITON_URL and MLITES_TRITON_GRPC; the latter is by default port 8001 of the same host.
+        """From MLITES_TRITON_URL, MLITES_TRITON_GRPC (by default port 8001 of the same host), MLITES_TRITON_REPLICAS.
 
         Raises:
             InputError: not set, or not an address.
@@ -51,7 +76,27 @@ class Triton:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InputError("MLITES_TRITON_URL must be http://host:port of a Triton; mlites stack up starts one")
         default = f"{'grpcs://' if parts.scheme == 'https' else ''}{parts.hostname}:8001"
-        return cls(url, environment.get("MLITES_TRITON_GRPC") or default)
+        replicas = environment.get("MLITES_TRITON_REPLICAS", "")
+        if replicas and not re.fullmatch(r"[^:/]+:\d+", replicas):
+            raise InputError(f"MLITES_TRITON_REPLICAS must be host:port, got {replicas[:80]!r}")
+        return cls(url, environment.get("MLITES_TRITON_GRPC") or default, replicas)
+
+    def each(self) -> list["Triton"]:
+        """Every replica; a service's own address leads to one of them at a time.
+
+        Raises:
+            TritonRefused: there is none.
+        """
+        if not self.replicas:
+            return [self]
+        host, port = self.replicas.split(":")
+        try:
+            found = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)
+        except OSError as error:
+            raise TritonRefused(f"MLITES_TRITON_REPLICAS: {host} has no addresses: {error}") from None
+        grpc_port = self.grpc.rsplit(":", 1)[1]
+        addresses = sorted({str(one[4][0]) for one in found})
+        return [Triton(f"http://{address}:{port}", f"{address}:{grpc_port}") for address in addresses]
 
     def check(self) -> None:
         """Make sure that it answers, over HTTP and over gRPC.
@@ -85,10 +130,47 @@ class Triton:
                 model, config=json.dumps(config), files={f"file:{name}": data for name, data in files.items()}
             )
 
+    def load_with(self, model: str, config: dict[str, Any]) -> None:
+        """Load versions that are in the repository, as this configuration says and not the one that lies there."""
+        with self._http(LOAD_SECONDS) as client:
+            client.load_model(model, config=json.dumps(config))
+
+    def ready_versions(self) -> dict[str, list[int]]:
+        """Versions that take requests, ascending, by model."""
+        with self._http(ANSWER_SECONDS) as client:
+            index = client.get_model_repository_index()
+        ready: dict[str, list[int]] = {}
+        for one in index:
+            if one.get("state") == "READY":
+                ready.setdefault(one["name"], []).append(int(one.get("version") or 0))
+        return {name: sorted(versions) for name, versions in ready.items()}
+
+    def counts(self, model: str, version: int) -> Counts:
+        """What the server has counted for a version since it was loaded."""
+        with self._http(ANSWER_SECONDS) as client:
+            found = client.get_inference_statistics(model, str(version))["model_stats"][0]
+        statistics = found["inference_stats"]
+        return Counts(
+            int(statistics["success"].get("count", 0)),
+            int(statistics["fail"].get("count", 0)),
+            int(statistics["compute_infer"].get("ns", 0)),
+            int(found.get("execution_count", 0)),
+        )
+
     def unload(self, model: str) -> None:
         """Stop serving a model."""
         with self._http(LOAD_SECONDS) as client:
             client.unload_model(model)
+
+    def wait_until_gone(self, model: str) -> None:
+        """Wait until an unloaded model has given back what it held."""
+        deadline = time.monotonic() + READY_SECONDS
+        with self._http(ANSWER_SECONDS) as client:
+            while time.monotonic() < deadline:
+                states = [one.get("state") for one in client.get_model_repository_index() if one["name"] == model]
+                if "READY" not in states and "UNLOADING" not in states:
+                    return
+                time.sleep(0.05)
 
     def wait_until_ready(self, model: str, version: int) -> None:
         """Wait until a version takes requests.
@@ -103,12 +185,35 @@ class Triton:
                     raise TritonRefused(f"version {version} of {model} is not ready after {READY_SECONDS:.0f} s")
                 time.sleep(0.05)
 
+    def is_ready(self, model: str, version: int) -> bool:
+        """Whether a version takes requests."""
+        with self._http(ANSWER_SECONDS) as client:
+            return bool(client.is_model_ready(model, str(version)))
+
+    def statistics(self, model: str) -> dict[str, int]:
+        """Triton's own counts over all versions of a model: rows answered, and runs of the backend."""
+        with self._http(ANSWER_SECONDS) as client:
+            versions = client.get_inference_statistics(model)["model_stats"]
+        names = ("inference_count", "execution_count")
+        return {name: sum(int(one.get(name, 0)) for one in versions) for name in names}
+
     def infer_http(self, model: str, version: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (n, classes) for rows (n, ...), over HTTP."""
+        with self.session() as ask:
+            return ask(model, version, rows)
+
+    @contextmanager
+    def session(self) -> Iterator[Ask]:
+        """Yield `infer_http` over one connection that is kept open; for one thread."""
+
+        def ask(model: str, version: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+            with _plain_errors():
+                value = tritonclient.http.InferInput(INPUT, list(rows.shape), "FP32")
+                value.set_data_from_numpy(rows)
+                return np.asarray(client.infer(model, [value], model_version=str(version)).as_numpy(OUTPUT))
+
         with self._http(ANSWER_SECONDS) as client:
-            value = tritonclient.http.InferInput(INPUT, list(rows.shape), "FP32")
-            value.set_data_from_numpy(rows)
-            return np.asarray(client.infer(model, [value], model_version=str(version)).as_numpy(OUTPUT))
+            yield ask
 
     def infer_grpc(self, model: str, version: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (n, classes) for rows (n, ...), over gRPC."""
@@ -117,6 +222,14 @@ class Triton:
             value.set_data_from_numpy(rows)
             answer = client.infer(model, [value], model_version=str(version), client_timeout=ANSWER_SECONDS)
             return np.asarray(answer.as_numpy(OUTPUT))
+
+    def infer_raw(self, model: str, version: int, rows: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Probabilities (n, classes) and classes (n, 1) of raw rows (n, ...)."""
+        with self._grpc() as client:
+            value = tritonclient.grpc.InferInput("raw", list(rows.shape), np_to_triton_dtype(rows.dtype))
+            value.set_data_from_numpy(rows)
+            answer = client.infer(model, [value], model_version=str(version), client_timeout=ANSWER_SECONDS)
+            return np.asarray(answer.as_numpy("probabilities")), np.asarray(answer.as_numpy("class"))
 
     def _http_ready(self) -> bool:
         with self._http(10) as client:
@@ -165,5 +278,5 @@ def _plain_errors() -> Iterator[None]:
         yield
     except InferenceServerException as error:
         raise TritonRefused(" ".join(str(error.message()).split())[:500]) from None
-    except OSError as error:  # refused, reset, no such host, timed out
+    except (OSError, HTTPParseError) as error:  # refused, reset, no such host, timed out, closed in the middle
         raise TritonRefused(f"no connection: {error}") from None

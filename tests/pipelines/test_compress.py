@@ -83,8 +83,16 @@ def test_results_in_the_store_are_bound_to_that_store_and_others_are_not(cluster
         for name, one in cluster.containers.items()
         if any(variable["name"] == "MLITES_STORE_ID" for variable in one["env"])
     }
-    assert bound == {"validate", "select", "gate"}
+    assert bound == {"validate", "select", "gate", "sweep"}
     assert all({"name": "MLITES_CODE", "value": "c0de"} in one["env"] for one in cluster.containers.values())
+
+
+def test_settings_are_found_before_deployment_where_the_recipe_asks_for_it(tmp_path: Path) -> None:
+    swept, plain = _compile(tmp_path / "with.yaml"), _compile(tmp_path / "without.yaml", "serving={}")
+    found = swept.tasks["deploy"]["inputs"]["parameters"]["settings"]["taskOutputParameter"]
+    assert found["producerTask"] == "sweep" and "sweep" in swept.tasks
+    assert plain.tasks["deploy"]["inputs"]["parameters"]["settings"]["runtimeValue"]["constant"] == ""
+    assert "sweep" not in plain.tasks
 
 
 def test_only_a_candidates_steps_may_fail_without_ending_the_run(cluster: Compiled) -> None:
@@ -139,7 +147,7 @@ def test_secrets_are_named_and_their_values_stand_nowhere(cluster: Compiled) -> 
         variables = {entry["envVar"] for entry in names["mlites-s3"]["keyToEnv"]}
         assert variables == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
         servers = {entry["envVar"] for entry in one["configMapAsEnv"][0]["keyToEnv"]}
-        assert ("MLITES_TRITON_URL" in servers) == (name == "deploy") and "MLITES_S3_ENDPOINT" in servers
+        assert ("MLITES_TRITON_URL" in servers) == (name in ("deploy", "sweep")) and "MLITES_S3_ENDPOINT" in servers
     assert cluster.kubernetes["notify"]["secretAsEnv"][1]["optional"] is True
 
 
