@@ -6,8 +6,9 @@ import json
 import os
 import re
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,22 +18,37 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 
 from mlites.errors import InputError
 from mlites.files import canonical_json, digest_bytes, digest_file, digest_json, file_digests, new_folder
 
 MANIFEST = "manifest.json"
 CHUNK_BYTES = 1 << 20
+ATTEMPTS = 4
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 MISSING_CODES = {"404", "NoSuchKey", "NotFound"}
 LOST_CODES = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 REGION_CODES = {"AuthorizationHeaderMalformed", "PermanentRedirect", "301", "IllegalLocationConstraintException"}
+CLOCK_CODES = {"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"}
 REFUSED_CODES = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 
 
 class MissingObject(InputError):
     """No object has this key."""
+
+
+class StoreFailed(OSError):
+    """The server failed, or the connection did, also when asked again; what was asked for may or may not be done."""
 
 
 class PreconditionFailed(Exception):
@@ -123,7 +139,17 @@ class Store:
         Raises:
             MissingObject: no object has this key.
         """
-        return b"".join(self._read(key))
+        return self.get_with_etag(key)[0]
+
+    def get_with_etag(self, key: str) -> tuple[bytes, str]:
+        """Read an object whole, with the etag that its bytes had.
+
+        Raises:
+            MissingObject: no object has this key.
+        """
+        content: list[bytes] = []
+        etag = self._download(key, content.clear, content.append)
+        return b"".join(content), etag
 
     def get_file(self, key: str, path: Path) -> None:
         """Download an object; the path appears when all bytes are there and match the digest they were written with."""
@@ -132,8 +158,7 @@ class Store:
         part = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:
-                for chunk in self._read(key):
-                    file.write(chunk)
+                self._download(key, lambda: file.truncate(file.seek(0)), file.write)
                 file.flush()
                 os.fsync(file.fileno())
             part.chmod(0o644)
@@ -173,9 +198,17 @@ class Store:
             InputError: its bytes are others.
         """
         found, length = hashlib.sha256(), 0
-        for chunk in self._read(key, check=False):
+
+        def start() -> None:
+            nonlocal found, length
+            found, length = hashlib.sha256(), 0
+
+        def take(chunk: bytes) -> None:
+            nonlocal length
             found.update(chunk)
             length += len(chunk)
+
+        self._download(key, start, take, check=False)
         if length != size or found.hexdigest() != sha256:
             raise InputError(
                 f"{self._place(key)} is damaged: expected {size} bytes with sha256 {sha256}, "
@@ -263,17 +296,36 @@ class Store:
             )
         return str(answer["ETag"])
 
-    def _read(self, key: str, check: bool = True) -> Iterator[bytes]:
-        """Yield the object's bytes; with ``check``, fail at the end if they are not those that were written."""
-        found = hashlib.sha256()
-        with self._faults(key):
-            answer = self._client.get_object(Bucket=self.bucket, Key=self._key(key))
-            for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
-                found.update(chunk)
-                yield chunk
-        expected = answer["Metadata"].get("sha256")
-        if check and expected and found.hexdigest() != expected:
-            raise InputError(f"{self._place(key)} is damaged: its bytes do not match the sha256 it was written with")
+    def _download(self, key: str, start: Callable[[], Any], take: Callable[[bytes], Any], *, check: bool = True) -> str:
+        """Hand the object's bytes on and return its etag; what breaks off in the middle starts again.
+
+        Args:
+            key: below the store's prefix.
+            start: called before each attempt, to forget what came before.
+            take: called with each piece.
+            check: fail at the end if the bytes are not those that were written.
+        """
+        for attempt in range(ATTEMPTS):
+            with self._faults(key):
+                start()
+                found = hashlib.sha256()
+                answer = self._client.get_object(Bucket=self.bucket, Key=self._key(key))
+                try:
+                    for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
+                        found.update(chunk)
+                        take(chunk)
+                except (BotoCoreError, OSError):  # boto3 asks again until the body begins, and not after
+                    if attempt + 1 == ATTEMPTS:
+                        raise
+                    time.sleep(0.1 * 2**attempt)
+                    continue
+            expected = answer["Metadata"].get("sha256")
+            if check and expected and found.hexdigest() != expected:
+                raise InputError(
+                    f"{self._place(key)} is damaged: its bytes do not match the sha256 it was written with"
+                )
+            return str(answer["ETag"])
+        raise AssertionError("unreachable")
 
     def _holds(self, prefix: str, files: dict[str, dict[str, Any]], manifest: bytes) -> bool:
         try:
@@ -333,11 +385,22 @@ class Store:
                 ) from None
             if code in REGION_CODES:
                 raise InputError(f"{server}: {code}; set AWS_REGION to the region of {self.bucket!r}") from None
+            if code in CLOCK_CODES:
+                raise InputError(
+                    f"{server}: its clock and this machine's are too far apart ({code}); set them"
+                ) from None
             if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500) < 500:
                 raise InputError(
                     f"{server} answers {code} for {self._place(key)}; set MLITES_S3_ENDPOINT to a server of S3 objects"
                 ) from None
-            raise
+            raise StoreFailed(
+                f"{server} answers {code} for {self._place(key)}, asked {ATTEMPTS} times; look at its log and try again"
+            ) from None
+        except (ConnectionClosedError, ResponseStreamingError, ReadTimeoutError, IncompleteReadError) as error:
+            raise StoreFailed(
+                f"{server} breaks off on {self._place(key)} ({type(error).__name__}), asked {ATTEMPTS} times; "
+                "look at its log and the network, then try again"
+            ) from None
         except BotoCoreError as error:
             raise InputError(
                 f"{server} does not answer ({type(error).__name__}); start it (mlites stack up) or set "
@@ -451,7 +514,7 @@ def _shared_client(
         s3={"addressing_style": "path"},
         connect_timeout=5,
         read_timeout=60,
-        retries={"total_max_attempts": 3, "mode": "standard"},
+        retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
         # Servers other than AWS often lack the newer checksums; every object carries its SHA-256 instead.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",

@@ -11,6 +11,7 @@ from mlites.recipe.hardware import Hardware
 from mlites.recipe.options import Name, Options
 from mlites.recipe.order import check_order
 from mlites.recipe.passes import Distill, Pass, Prune
+from mlites.recipe.promotion import Promotion
 from mlites.recipe.training import Teacher, Training
 
 
@@ -35,6 +36,7 @@ class Serving(Options):
         100, ge=0, le=1_000_000, description="How long dynamic batching waits, microseconds."
     )
     instances: int = Field(1, ge=1, le=64)
+    promotion: Promotion = Promotion()
 
 
 def _or_name(schema: dict[str, Any]) -> None:
