@@ -3,6 +3,8 @@
 import os
 import select
 import signal
+import subprocess
+import sys
 import threading
 
 
@@ -33,3 +35,13 @@ def die_with(pid: int, *, group: bool = False) -> None:
         end()
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def main() -> None:
+    """``python lifeline.py PID COMMAND...``: run a command that ends with the process PID; leads its process group."""
+    die_with(int(sys.argv[1]), group=True)
+    raise SystemExit(subprocess.call(sys.argv[2:]))
+
+
+if __name__ == "__main__":
+    main()

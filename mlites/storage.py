@@ -272,6 +272,18 @@ class Store:
                 if path.stat().st_size != entry["size"] or digest_file(path) != entry["sha256"]:
                     raise InputError(f"{self._place(f'{prefix}/{name}')} does not match its manifest; publish it again")
 
+    def verify_folder(self, prefix: str) -> dict[str, str]:
+        """Read back every object of what ``put_folder`` wrote; the sha256 of each, by name.
+
+        Raises:
+            MissingObject: no manifest, or an object is gone.
+            InputError: an object is damaged.
+        """
+        files = json.loads(self.get(f"{prefix}/{MANIFEST}"))["files"]
+        for name, entry in files.items():
+            self.verify(f"{prefix}/{name}", entry["sha256"], entry["size"])
+        return {name: entry["sha256"] for name, entry in files.items()}
+
     def identity(self) -> str:
         """A random id that belongs to this store for life, made by whoever asks first."""
         try:

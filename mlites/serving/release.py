@@ -25,6 +25,7 @@ from mlites.inference import check_file, check_signature, infer, open_session
 from mlites.models.card import ModelCard, read_card
 from mlites.recipe.options import NAME
 from mlites.recipe.recipe import Serving
+from mlites.serving.signature import check_signed, sign
 from mlites.storage import MissingObject, PreconditionFailed, Store
 
 FORMAT = "mlites-release/1"
@@ -163,6 +164,8 @@ def make_release(
 ) -> Release:
     """Write an ONNX model folder as a release; the same content again is the same release.
 
+    It is signed if MLITES_SIGNING_KEY names a key.
+
     Args:
         store: takes the release.
         folder: ``model.onnx`` and ``model.json``.
@@ -207,10 +210,12 @@ def make_release(
         release = release.model_copy(update={"digest": digest})
         for name, path in sources.items():
             _store_object(store, f"{release.prefix}/{name}", path, objects[name])
+    key = f"{release.prefix}/{MANIFEST}"
     try:
-        store.put(f"{release.prefix}/{MANIFEST}", release.to_bytes(), if_absent=True)
+        store.put(key, release.to_bytes(), if_absent=True)
     except PreconditionFailed:  # made before: it stays as it is, with its own parent
-        return read_release(store, model, release.digest)
+        release = read_release(store, model, release.digest)
+    sign(store, key)
     return release
 
 
@@ -280,9 +285,13 @@ def fetch_release(store: Store, model: str, digest: str, folder: Path) -> Fetche
 
     Raises:
         MissingObject: there is no such release, or an object of it is gone.
-        InputError: an object is not what the manifest says, or the manifest does not describe the model.
+        InputError: an object is not what the manifest says, or the manifest does not describe the model, or no key
+            that MLITES_TRUSTED_KEYS names has signed it.
     """
-    release = read_release(store, model, digest)
+    key = f"{release_prefix(model, digest)}/{MANIFEST}"
+    content = store.get(key)
+    release = parse_release(content, model, digest)
+    check_signed(store, key, content)
     for name, entry in release.objects.items():
         path = folder / name
         store.get_file(f"{release.prefix}/{name}", path)

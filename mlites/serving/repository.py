@@ -4,6 +4,8 @@ The same text serves the embedded Triton, whose "onnxruntime" is ours, and a pro
 """
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from google.protobuf import text_format  # type: ignore[import-untyped]
@@ -14,7 +16,14 @@ from mlites.models.card import ModelCard
 from mlites.recipe import Serving
 
 
-def configuration(name: str, card: ModelCard, serving: Serving, versions: list[int], threads: int) -> str:
+def configuration(
+    name: str,
+    card: ModelCard,
+    serving: Serving,
+    versions: list[int],
+    threads: int,
+    sha256: Mapping[int, str] = MappingProxyType({}),
+) -> str:
     """The text of config.pbtxt.
 
     Args:
@@ -23,6 +32,7 @@ def configuration(name: str, card: ModelCard, serving: Serving, versions: list[i
         serving: batch size, queue delay and instances.
         versions: to be loaded, ascending; callers that name none get the last.
         threads: of one instance's ONNX Runtime session.
+        sha256: of the versions' model.onnx; the embedded backend loads no other bytes.
     """
     config = model_config_pb2.ModelConfig(name=name, backend="onnxruntime", max_batch_size=serving.max_batch_size)
     config.input.add(name=INPUT, data_type=model_config_pb2.TYPE_FP32, dims=card.input_shape)
@@ -41,6 +51,7 @@ def configuration(name: str, card: ModelCard, serving: Serving, versions: list[i
         "classes": json.dumps(card.classes, ensure_ascii=False),
         "preprocessing": json.dumps(card.preprocessing, sort_keys=True),
         "model_digest": card.digest,
+        **{f"sha256.{version}": digest for version, digest in sha256.items()},
     }
     for key, value in parameters.items():
         config.parameters[key].string_value = value

@@ -23,6 +23,26 @@ ANSWER_SECONDS = 60.0
 READY_SECONDS = 30.0
 
 
+Ask = Callable[[str, int, NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A server's own counts for one version.
+
+    Attributes:
+        answered: requests.
+        failed: requests.
+        compute_ns: in the backend, of all executions.
+        executions: of batches.
+    """
+
+    answered: int
+    failed: int
+    compute_ns: int
+    executions: int
+
+
 class TritonRefused(Exception):
     """Triton did not do what it was asked, or stopped answering; the message is its own, in one line."""
 
@@ -85,6 +105,33 @@ class Triton:
                 model, config=json.dumps(config), files={f"file:{name}": data for name, data in files.items()}
             )
 
+    def load_with(self, model: str, config: dict[str, Any]) -> None:
+        """Load versions that are in the repository, as this configuration says and not the one that lies there."""
+        with self._http(LOAD_SECONDS) as client:
+            client.load_model(model, config=json.dumps(config))
+
+    def ready_versions(self) -> dict[str, list[int]]:
+        """Versions that take requests, ascending, by model."""
+        with self._http(ANSWER_SECONDS) as client:
+            index = client.get_model_repository_index()
+        ready: dict[str, list[int]] = {}
+        for one in index:
+            if one.get("state") == "READY":
+                ready.setdefault(one["name"], []).append(int(one.get("version") or 0))
+        return {name: sorted(versions) for name, versions in ready.items()}
+
+    def counts(self, model: str, version: int) -> Counts:
+        """What the server has counted for a version since it was loaded."""
+        with self._http(ANSWER_SECONDS) as client:
+            found = client.get_inference_statistics(model, str(version))["model_stats"][0]
+        statistics = found["inference_stats"]
+        return Counts(
+            int(statistics["success"].get("count", 0)),
+            int(statistics["fail"].get("count", 0)),
+            int(statistics["compute_infer"].get("ns", 0)),
+            int(found.get("execution_count", 0)),
+        )
+
     def unload(self, model: str) -> None:
         """Stop serving a model."""
         with self._http(LOAD_SECONDS) as client:
@@ -105,10 +152,21 @@ class Triton:
 
     def infer_http(self, model: str, version: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (n, classes) for rows (n, ...), over HTTP."""
+        with self.session() as ask:
+            return ask(model, version, rows)
+
+    @contextmanager
+    def session(self) -> Iterator[Ask]:
+        """Yield `infer_http` over one connection that is kept open; for one thread."""
+
+        def ask(model: str, version: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+            with _plain_errors():
+                value = tritonclient.http.InferInput(INPUT, list(rows.shape), "FP32")
+                value.set_data_from_numpy(rows)
+                return np.asarray(client.infer(model, [value], model_version=str(version)).as_numpy(OUTPUT))
+
         with self._http(ANSWER_SECONDS) as client:
-            value = tritonclient.http.InferInput(INPUT, list(rows.shape), "FP32")
-            value.set_data_from_numpy(rows)
-            return np.asarray(client.infer(model, [value], model_version=str(version)).as_numpy(OUTPUT))
+            yield ask
 
     def infer_grpc(self, model: str, version: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (n, classes) for rows (n, ...), over gRPC."""

@@ -5,6 +5,7 @@ so it imports nothing of mlites. Tensors cross as DLPack, for the bridge of Trit
 """
 
 import ctypes
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ class TritonPythonModel:
         self.batches = config.get("max_batch_size", 0) > 0
         filename = config.get("default_model_filename") or "model.onnx"
         path = Path(args["model_repository"]) / args["model_version"] / filename
+        promised = config.get("parameters", {}).get(f"sha256.{args['model_version']}", {}).get("string_value")
+        if promised and hashlib.sha256(path.read_bytes()).hexdigest() != promised:
+            raise pb_utils.TritonModelException(
+                f"{path.name} of version {args['model_version']} is not what was released"
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads(config, "intra_op_thread_count")
         options.inter_op_num_threads = self._threads(config, "inter_op_thread_count")

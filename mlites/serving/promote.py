@@ -1,0 +1,555 @@
+"""Promotion: a release proves itself away from the callers, then beside the release in service, then takes its place.
+
+A channel's pointer is swapped last, when the new version is loaded and has answered; whatever fails before leaves the
+old version in service, and whatever fails after brings it back. Nothing is in danger from a promoter that is killed:
+the next one finds the channel whole and puts in order what was left behind.
+"""
+
+import re
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
+
+from mlites.errors import InputError
+from mlites.hardware.memory import measure_process
+from mlites.recipe import Hardware
+from mlites.serving.channel import (
+    Channel,
+    Pointer,
+    channel_key,
+    history,
+    next_pointer,
+    read_channel,
+    record,
+    served_name,
+    swap_channel,
+)
+from mlites.serving.lock import Busy, Lock, hold
+from mlites.serving.release import Fetched, fetch_release
+from mlites.serving.repository import configuration, configuration_json
+from mlites.serving.sandbox import Sandbox, sandbox
+from mlites.serving.server import Counts, Triton, TritonRefused
+from mlites.serving.smoke import Comparison
+from mlites.serving.trial import Subject, Unfit, judge_answers, judge_memory, judge_speed, parity
+from mlites.serving.versions import Configuration, Place
+from mlites.storage import PreconditionFailed, Store, StoreFailed
+
+# What a promoter has done; after each of these it may be killed.
+Step = Literal[
+    "locked",
+    "settled",
+    "verified",
+    "tried",
+    "shadowed",
+    "canaried",
+    "stored",
+    "loaded",
+    "answered",
+    "configured",
+    "switched",
+    "recorded",
+    "watched",
+    "drained",
+]
+STEPS: tuple[Step, ...] = get_args(Step)
+Say = Callable[[Step, str], None]
+DRAIN_SECONDS = 1.0  # in which callers read the channel again before a version that was taken back is gone
+MOST_ERRORS = 0.01  # of the callers' requests to a version that is being watched
+
+Found = TypeVar("Found")
+FAULTS = (Unfit, TritonRefused, InputError, StoreFailed, PreconditionFailed, Busy)
+
+
+class PromotionFailed(Exception):
+    """The channel has what it had before, or has it again; the message says why."""
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """What is in service now.
+
+    Attributes:
+        pointer: of the channel.
+        fetched: the release's manifest and card (its folder is gone).
+        golden: how near the served answers are.
+        previous_version: loaded beside it, None if there is none.
+        findings: in words, in the order of the steps.
+    """
+
+    pointer: Pointer
+    fetched: Fetched
+    golden: Comparison
+    previous_version: int | None
+    findings: tuple[str, ...]
+
+
+def promote(
+    store: Store,
+    model: str,
+    digest: str,
+    channel: Channel = "production",
+    *,
+    triton: Triton | None = None,
+    trial: Callable[[], AbstractContextManager[Sandbox]] = sandbox,
+    say: Say = lambda step, words: None,
+) -> Promoted:
+    """Bring a release into service in a channel, if it proves itself.
+
+    Args:
+        store: holds releases, channels and Triton's repository.
+        model: its name.
+        digest: of the release, whole.
+        channel: staging, canary or production.
+        triton: the server that reads this repository; by default the environment's.
+        trial: opens the sandbox.
+        say: told of each step that is done, with what it found.
+
+    Raises:
+        InputError: no such release, wrong settings, or a server does not answer.
+        Busy: another promoter is at work in this channel, or was faster.
+        PromotionFailed: the release does not prove itself; what was served before is.
+    """
+    triton = triton or Triton.from_environment()
+    triton.check()
+    before = read_channel(store, model, channel)
+    findings: list[str] = []
+
+    def tell(step: Step, words: str) -> None:
+        findings.append(f"{step}: {words}")
+        say(step, words)
+
+    with _promoter(store, model, channel, f"promotion of {model}@{digest[:12]} to {channel}") as (lock, scratch):
+        tell("locked", f"{channel} of {model}")
+        former = read_channel(store, model, channel)
+        if former != before:
+            raise Busy(f"{channel} of {model} was given to {_named(former)} meanwhile; look at it, then try again")
+        place = Place(store, triton, served_name(model, channel))
+        found = settle(place, former)
+        tell("settled", _named(former))
+        candidate = _fetch(store, model, digest, scratch / "candidate")
+        tell("verified", f"{len(candidate.release.objects)} objects of {digest[:12]}")
+        if former and former.digest == digest:
+            subject = Subject(place.name, former.version, candidate)
+            golden = _fit(model, digest, lambda: parity(triton, subject), former)
+            return Promoted(former, candidate, golden, _beside(found, former.version), tuple(findings))
+        stable = _stable(store, model, former, scratch / "stable")
+        _fit(model, digest, lambda: _prove(triton, trial, candidate, stable, former, tell), former)
+        limits = candidate.release.serving.promotion
+        if channel == "production" and former and stable and limits.canary_share > 0:
+            beside = Subject(place.name, former.version, stable)
+            _fit(model, digest, lambda: _share(store, triton, candidate, beside, tell), former)
+        pointer, golden = _put_into_service(place, lock, candidate, channel, former, found, tell)
+        try:
+            tell("watched", _watch(triton, candidate, pointer))
+            lock.check()
+        except (Unfit, TritonRefused) as error:
+            words = _take_back(place, lock, pointer, former, stable, tell, str(error))
+            raise PromotionFailed(f"{model}@{digest[:12]}: {error}; {words}") from None
+        return Promoted(pointer, candidate, golden, former.version if former else None, tuple(findings))
+
+
+def rollback(
+    store: Store,
+    model: str,
+    to: str | None = None,
+    channel: Channel = "production",
+    *,
+    triton: Triton | None = None,
+    say: Say = lambda step, words: None,
+) -> Promoted:
+    """Bring back a release that was in service before; it takes the channel from a promoter that is at work.
+
+    Args:
+        store: holds releases, channels and Triton's repository.
+        model: its name.
+        to: digest of the release; by default the one before the present.
+        channel: staging, canary or production.
+        triton: the server that reads this repository; by default the environment's.
+        say: told of each step that is done.
+
+    Raises:
+        InputError: nothing to go back to, or a server does not answer.
+        Busy: another rollback was faster.
+        PromotionFailed: the release cannot be served; what was served before is.
+    """
+    triton = triton or Triton.from_environment()
+    triton.check()
+    with _promoter(store, model, channel, f"rollback of {model}", preempt=True) as (lock, scratch):
+        say("locked", f"{channel} of {model}")
+        former = read_channel(store, model, channel)
+        if former is None:
+            raise InputError(f"{channel} of {model} has no release; see: mlites releases {model}")
+        digest = to or former.previous
+        if digest is None:
+            raise InputError(f"{model}@{former.digest[:12]} is the first release in {channel}; there is none before it")
+        if digest == former.digest:
+            raise InputError(f"{model}@{digest[:12]} is in {channel} already; see: mlites releases {model}")
+        if digest not in former.trail and digest not in {one.digest for one in history(store, model, channel)}:
+            raise InputError(f"{model}@{digest[:12]} was never in {channel}; promote it: mlites promote")
+        place = Place(store, triton, served_name(model, channel))
+        target = _fetch(store, model, digest, scratch / "target")
+        say("verified", f"{len(target.release.objects)} objects of {digest[:12]}")
+        pointer, golden = _put_into_service(place, lock, target, channel, former, place.read(), say, "asked for")
+        return Promoted(pointer, target, golden, None, ())
+
+
+def settle(place: Place, pointer: Pointer | None) -> Configuration | None:
+    """Make repository and server agree with the channel, whatever a killed promoter or server has left.
+
+    Returns:
+        config.pbtxt as it stands now.
+    """
+    ready = place.triton.ready_versions()
+    for name in ready:
+        if re.fullmatch(rf"{re.escape(place.name)}-check-[0-9a-f]{{12}}", name):
+            with suppress(TritonRefused):
+                place.triton.unload(name)
+    found = place.read()
+    if pointer is None:
+        return found
+    try:
+        place.check_version(pointer.version)
+    except InputError:  # gone or damaged: made anew from the release, for it is needed at Triton's next start
+        with tempfile.TemporaryDirectory() as scratch:
+            place.delete_version(pointer.version)
+            release = fetch_release(place.store, pointer.model, pointer.digest, Path(scratch))
+            place.fill_version(release, pointer.version)
+    if found is None or found.versions[-1] != pointer.version:
+        found = place.write(place.alone(pointer.version), found)
+    elif ready.get(place.name, [])[-1:] == [pointer.version]:
+        return found
+    try:
+        place.load(found.text)
+    except TritonRefused:  # a version beside it may be gone
+        found = place.write(place.alone(pointer.version), found)
+        place.load(found.text)
+    place.triton.wait_until_ready(place.name, pointer.version)
+    return found
+
+
+@contextmanager
+def _promoter(
+    store: Store, model: str, channel: Channel, what: str, *, preempt: bool = False
+) -> Iterator[tuple[Lock, Path]]:
+    key = f"channels/{model}/{channel}.lock.json"
+    with hold(store, key, what, preempt=preempt) as lock, tempfile.TemporaryDirectory(prefix="mlites-") as scratch:
+        yield lock, Path(scratch)
+
+
+def _fetch(store: Store, model: str, digest: str, folder: Path) -> Fetched:
+    """The release, verified.
+
+    Raises:
+        PromotionFailed: it is damaged, incomplete, or not signed as it must be.
+    """
+    try:
+        return fetch_release(store, model, digest, folder)
+    except InputError as error:
+        raise PromotionFailed(f"{model}@{digest[:12]} is not loaded: {error}") from None
+
+
+def _stable(store: Store, model: str, former: Pointer | None, folder: Path) -> Fetched | None:
+    """The release in service to compare with: the channel's, or else production's."""
+    pointer = former or read_channel(store, model, "production")
+    return _fetch(store, model, pointer.digest, folder) if pointer else None
+
+
+def _fit(model: str, digest: str, judge: Callable[[], Found], former: Pointer | None) -> Found:
+    try:
+        return judge()
+    except (Unfit, TritonRefused) as error:
+        raise PromotionFailed(f"{model}@{digest[:12]} is not promoted: {error}; {_named(former)} serves on") from None
+
+
+def _prove(
+    triton: Triton,
+    trial: Callable[[], AbstractContextManager[Sandbox]],
+    candidate: Fetched,
+    stable: Fetched | None,
+    former: Pointer | None,
+    tell: Say,
+) -> None:
+    """In the sandbox, then in the server itself under a name that no caller knows."""
+    if stable:
+        _check_interface(candidate, stable)
+    limits = candidate.release.serving.promotion
+    with trial() as box:
+        mine, mine_bytes = _load_measured(box, candidate, "candidate")
+        theirs, their_bytes = _load_measured(box, stable, "stable") if stable else (None, None)
+        words = [
+            judge_answers(box.triton, mine, theirs),
+            judge_memory(mine_bytes, their_bytes, limits),
+            judge_speed(box.triton, mine, theirs, limits.trial_seconds),
+        ]
+        for subject in (mine, theirs):
+            if subject:
+                box.triton.unload(subject.name)
+    tell("tried", "; ".join(words))
+    if limits.shadow_seconds > 0:
+        name = f"{former.served_as if former else candidate.release.model}-check-{uuid.uuid4().hex[:12]}"
+        try:
+            shadow = _load(triton, candidate, name)
+            parity(triton, shadow)
+            beside = Subject(former.served_as, former.version, stable) if former and stable else None
+            words = [judge_speed(triton, shadow, beside, limits.shadow_seconds)]
+        finally:
+            with suppress(TritonRefused):  # it never loaded, or Triton is gone: the trial's own error says so
+                triton.unload(name)
+        tell("shadowed", words[0])
+
+
+def _check_interface(candidate: Fetched, stable: Fetched) -> None:
+    """Versions of a model share their configuration, and callers their requests."""
+    mine, theirs = candidate.release, stable.release
+    if (mine.input_shape, len(mine.classes)) != (theirs.input_shape, len(theirs.classes)):
+        raise Unfit(
+            f"it takes rows of {list(mine.input_shape)} and knows {len(mine.classes)} classes, the release in service "
+            f"{list(theirs.input_shape)} and {len(theirs.classes)}; give it another model name"
+        )
+
+
+def _load(triton: Triton, fetched: Fetched, name: str) -> Subject:
+    """Load a release that is not in the repository: what was verified goes with the request."""
+    release = fetched.release
+    sha256 = {1: release.objects["model.onnx"].sha256}
+    text = configuration(name, fetched.card, release.serving, [1], release.threads, sha256)
+    triton.load_apart(name, configuration_json(text), {"1/model.onnx": (fetched.folder / "model.onnx").read_bytes()})
+    triton.wait_until_ready(name, 1)
+    return Subject(name, 1, fetched)
+
+
+def _load_measured(box: Sandbox, fetched: Fetched, role: str) -> tuple[Subject, int]:
+    """Load a release in the sandbox and ask it; the bytes that this took."""
+    before = box.memory_bytes()
+    name = f"{fetched.release.model}-{role}-{uuid.uuid4().hex[:12]}"
+    subject = _load(box.triton, fetched, name)
+    parity(box.triton, subject)
+    after = box.memory_bytes()
+    if before is not None and after is not None:
+        return subject, after - before
+    hardware = Hardware(threads=fetched.release.threads, batch=fetched.release.serving.max_batch_size)
+    process = measure_process(fetched.folder / "model.onnx", fetched.golden.rows, hardware)
+    return subject, process.peak_memory_bytes * fetched.release.serving.instances
+
+
+def _put_into_service(
+    place: Place,
+    lock: Lock,
+    fetched: Fetched,
+    channel: Channel,
+    former: Pointer | None,
+    found: Configuration | None,
+    tell: Say,
+    taken_back: str = "",
+    share: float = 1.0,
+) -> tuple[Pointer, Comparison]:
+    """Load a release as the next version beside the one in service, ask it, and swap the pointer.
+
+    Args:
+        place: where it will be served.
+        lock: of the channel.
+        fetched: the release.
+        channel: to be swapped.
+        former: its pointer.
+        found: config.pbtxt as it stands.
+        tell: told of each step.
+        taken_back: why, where a former release comes back: then the one in service is dropped.
+        share: of the pointer.
+
+    Raises:
+        PromotionFailed: it is not in service, and what was is.
+    """
+    release, store = fetched.release, place.store
+    label = f"{release.model}@{release.digest[:12]}"
+    written: Configuration | None = None
+    pointer: Pointer | None = None
+    loading = False
+    try:
+        version = place.store_version(fetched, former.version if former else 0)
+        tell("stored", f"version {version}")
+        lock.check()
+        loading = True
+        beside = _load_beside(place, fetched, version, former, found, alone_will_do=bool(taken_back))
+        tell("loaded", f"version {version}{f' beside {beside}' if beside else ''}")
+        golden = parity(place.triton, Subject(place.name, version, fetched))
+        tell("answered", f"{golden.samples} golden rows, largest difference {golden.max_abs_difference:.1e}")
+        lock.check()
+        alone = place.alone(version)
+        written = place.write(alone if taken_back or not beside else _text(place, fetched, [beside, version]), found)
+        tell("configured", f"config.pbtxt names {written.versions}")
+        pointer = next_pointer(
+            release.model,
+            channel,
+            release.digest,
+            version,
+            former,
+            rolled_back=bool(taken_back),
+            reason=taken_back,
+            share=share,
+        )
+        pointer = swap_channel(store, pointer, former)
+    except BaseException as error:
+        swapped = _has_swapped(store, pointer) if pointer else False
+        if swapped is False:
+            words = _restore(place, found, written, loading)
+            if isinstance(error, FAULTS):
+                raise PromotionFailed(f"{label} is not in service: {error}; {words}") from None
+        if not isinstance(error, FAULTS):
+            raise
+        if swapped is None:
+            raise PromotionFailed(
+                f"whether {label} is in service is not known: {error}; both versions are verified and loaded, and the "
+                "next promotion or rollback finds out"
+            ) from None
+    assert pointer is not None
+    tell("switched", f"{channel} is {label}, version {version}")
+    with suppress(InputError, StoreFailed):  # the pointer says the same, and the next promoter records it
+        for one in (former, pointer):
+            if one:
+                record(store, one)
+    tell("recorded", f"swap {pointer.sequence}")
+    if taken_back and beside:
+        time.sleep(DRAIN_SECONDS)
+        with suppress(TritonRefused):  # the other is in nobody's way, and not loaded at the next start
+            place.load(alone)
+        tell("drained", f"version {beside} is gone")
+    return pointer, golden
+
+
+def _load_beside(
+    place: Place,
+    fetched: Fetched,
+    version: int,
+    former: Pointer | None,
+    found: Configuration | None,
+    alone_will_do: bool,
+) -> int | None:
+    """Load a version beside the one in service; the number of that, None where there is none, or none that loads."""
+    beside = former.version if former else found.versions[-1] if found else None
+    try:
+        place.load(place.alone(version) if beside is None else _text(place, fetched, [beside, version]))
+    except (TritonRefused, InputError):
+        if beside is None or (former and not alone_will_do):
+            raise
+        place.load(place.alone(version))
+        beside = None
+    place.triton.wait_until_ready(place.name, version)
+    return beside
+
+
+def _text(place: Place, fetched: Fetched, versions: list[int]) -> str:
+    return place.text(fetched, versions, {version: place.sha256(version) for version in versions})
+
+
+def _has_swapped(store: Store, pointer: Pointer) -> bool | None:
+    """Whether a swap whose answer was lost has happened; None if the store does not say."""
+    try:
+        found = read_channel(store, pointer.model, pointer.channel)
+    except (InputError, StoreFailed):
+        return None
+    return found is not None and found.model_copy(update={"etag": ""}) == pointer.model_copy(update={"etag": ""})
+
+
+def _restore(place: Place, found: Configuration | None, written: Configuration | None, loading: bool) -> str:
+    """Serve again what config.pbtxt named before this promoter came; says in words how that went."""
+    try:
+        current = place.read()
+        if written and current and current.etag == written.etag:
+            current = place.write(found.text, written) if found else None
+        if current is None:
+            place.remove()
+            return "nothing was in service before"
+        if loading:
+            place.load(current.text)
+            place.triton.wait_until_ready(place.name, current.versions[-1])
+        return f"version {current.versions[-1]} serves as before"
+    except TritonRefused as error:
+        return f"config.pbtxt is as before, but Triton does not load it ({error}); start it again, then promote again"
+    except PreconditionFailed:
+        return "another promoter has taken over"
+    except (InputError, StoreFailed) as error:
+        return f"going back is left to the next promotion or rollback ({error})"
+
+
+def _share(store: Store, triton: Triton, candidate: Fetched, stable: Subject, tell: Say) -> None:
+    """Give the candidate some of the callers' requests by the canary channel, and judge it beside the rest.
+
+    Raises:
+        Unfit: it fails more of them, or is slower.
+    """
+    release = candidate.release
+    limits, place = release.serving.promotion, Place(store, triton, served_name(release.model, "canary"))
+    with _promoter(store, release.model, "canary", f"canary of {release.model}@{release.digest[:12]}") as (lock, _):
+        former = read_channel(store, release.model, "canary")
+        quiet: Say = lambda step, words: None  # noqa: E731
+        pointer, _ = _put_into_service(
+            place, lock, candidate, "canary", former, settle(place, former), quiet, share=limits.canary_share
+        )
+        mine = Subject(place.name, pointer.version, candidate)
+        try:
+            before = triton.counts(mine.name, mine.version)
+            words = judge_speed(triton, mine, stable, limits.canary_seconds)
+            answered = _check_errors(triton, mine, before)
+        finally:
+            closed = next_pointer(release.model, "canary", release.digest, pointer.version, pointer, share=0.0)
+            record(store, swap_channel(store, closed, pointer))
+    tell("canaried", f"{limits.canary_share:.0%} of the requests, {answered} in all; {words}")
+
+
+def _check_errors(triton: Triton, subject: Subject, before: Counts) -> int:
+    """How many requests a version has answered since; callers' own included.
+
+    Raises:
+        Unfit: more than `MOST_ERRORS` failed.
+    """
+    now = triton.counts(subject.name, subject.version)
+    failed, answered = now.failed - before.failed, now.answered - before.answered
+    if failed > MOST_ERRORS * (failed + answered):
+        raise Unfit(f"{failed} of {failed + answered} requests to version {subject.version} failed")
+    return answered
+
+
+def _watch(triton: Triton, candidate: Fetched, pointer: Pointer) -> str:
+    """Look at a version that callers use.
+
+    Raises:
+        Unfit: requests fail, or take too long.
+    """
+    seconds = candidate.release.serving.promotion.watch_seconds
+    if seconds == 0:
+        return "not asked for"
+    subject = Subject(pointer.served_as, pointer.version, candidate)
+    before = triton.counts(subject.name, subject.version)
+    words = judge_speed(triton, subject, None, seconds)
+    return f"{_check_errors(triton, subject, before)} requests answered in {seconds:g} s; {words}"
+
+
+def _take_back(
+    place: Place, lock: Lock, pointer: Pointer, former: Pointer | None, stable: Fetched | None, tell: Say, why: str
+) -> str:
+    """After a failed watch, serve what was served before; says in words how that went."""
+    try:
+        lock.check()
+        if former is None or stable is None:
+            place.store.delete(channel_key(pointer.model, pointer.channel))
+            place.remove()
+            return "it was the first release, and nothing is in service now"
+        back, _ = _put_into_service(place, lock, stable, pointer.channel, pointer, place.read(), tell, why)
+        return f"{_named(back)} is back in service"
+    except Busy as error:
+        return str(error)
+    except (PromotionFailed, TritonRefused, InputError, StoreFailed) as error:
+        return f"going back failed too: {error}; take the channel back by: mlites rollback {pointer.model}"
+
+
+def _named(pointer: Pointer | None) -> str:
+    return f"{pointer.model}@{pointer.digest[:12]} (version {pointer.version})" if pointer else "nothing"
+
+
+def _beside(found: Configuration | None, version: int) -> int | None:
+    return max((one for one in found.versions if one < version), default=None) if found else None
