@@ -1,4 +1,4 @@
-"""Put the selected candidate into Triton."""
+"""Make a release of the selected candidate and promote it to production."""
 
 from kfp import dsl
 
@@ -12,16 +12,18 @@ def deploy(
     serving: dict,  # type: ignore[type-arg]
     threads: int,
     store: str,
+    recipe: dict,  # type: ignore[type-arg]
     dataset: dsl.Input[dsl.Dataset],
 ) -> str:
-    """Put the selected candidate into Triton and ask it the golden samples.
+    """Make a release of the selected candidate and promote it to production.
 
     Args:
         selection: Digest of the selection document.
         model: Name in Triton.
         serving: The recipe's serving section.
         threads: Of one instance's ONNX Runtime session, as measured.
-        store: s3:// address of documents, models and Triton's repository.
+        store: s3:// address of documents, models, releases and Triton's repository.
+        recipe: The whole recipe; the release names it.
         dataset: Prepared data; its test split gives the golden samples.
 
     Returns:
@@ -36,16 +38,27 @@ def deploy(
         from mlites.data.dataset import Dataset
         from mlites.models.card import read_card
         from mlites.recipe import Serving
-        from mlites.serving.deploy import deploy
+        from mlites.serving.deploy import deploy, release_facts
+        from mlites.serving.release import GOLDEN_ROWS
         from mlites.storage import Store
 
         with tempfile.TemporaryDirectory() as work:
             documents = Store.open(store)
-            digest = documents.get_document(selection)["model"]
+            selected = documents.get_document(selection)
             folder = Path(work) / "model"
-            documents.get_folder(f"models/{digest}", folder)
+            documents.get_folder(f"models/{selected['model']}", folder)
             data = Dataset.load(Path(dataset.path)).normalised_for(read_card(folder).preprocessing)
-            samples, _ = data.arrays("test")
+            samples, labels = data.arrays("test")
             return documents.put_document(
-                deploy(documents, folder, model, Serving.model_validate(serving), samples[:16])
+                deploy(
+                    documents,
+                    folder,
+                    model,
+                    Serving.model_validate(serving),
+                    samples[:GOLDEN_ROWS],
+                    labels=tuple(data.classes[label] for label in labels[:GOLDEN_ROWS]),
+                    threads=threads,
+                    say=lambda step, words: print(f"{step}: {words}", flush=True),
+                    **release_facts(selected, recipe, data.digest),
+                )
             )

@@ -11,6 +11,7 @@ from mlites import __version__
 from mlites.errors import InputError, ParityError
 from mlites.files import write_atomically
 from mlites.recipe import Hardware, Recipe, load_recipe
+from pipelines.commands import releases
 
 if TYPE_CHECKING:
     from mlites.stack import Server
@@ -256,6 +257,10 @@ def status() -> None:
 def _show_servers(servers: "list[Server]") -> None:
     for server in servers:
         click.echo(server)
+
+
+for _command in releases.COMMANDS:
+    cli.add_command(_command)
 
 
 def main() -> None:

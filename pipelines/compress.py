@@ -139,6 +139,7 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
                 serving=_plain(recipe.serving),
                 threads=recipe.hardware.threads,
                 store=store,
+                recipe=_plain(recipe),
                 dataset=dataset,
             ).output
         with dsl.Else(name="over-budget"):

@@ -298,7 +298,7 @@ def _job(recipe: Recipe, digests: dict[str, str], run: str, work: Path, home: Pa
     return {
         "recipe": recipe.model_dump(mode="json", by_alias=True),
         "environment": environment,
-        "variables": stack.environment(),
+        "variables": {**stack.environment(), "MLITES_GIT_COMMIT": _git_commit() or ""},
         "arguments": {"run": run, "store": store.uri, **digests},
         "compiled": str(work / "run" / "pipeline.yaml"),
         "workspace": str(work / "workspace"),

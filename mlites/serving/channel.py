@@ -5,6 +5,7 @@ serves it. It is written last, when that version is loaded and has answered righ
 verified release.
 """
 
+import json
 import socket
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -34,13 +35,14 @@ class Pointer(BaseModel):
     model: str
     channel: Channel
     digest: Sha256 = Field(description="Of the release.")
-    version: int = Field(ge=1, description="Number under which Triton serves it; it only ever rises.")
+    version: int = Field(ge=1, description="Number under which Triton serves it.")
     served_as: str = Field(description="The model's name in Triton: its own for production.")
     share: float = Field(1.0, ge=0, le=1, description="Of production's requests that callers send here; canary alone.")
     sequence: int = Field(ge=1, description="Counts the swaps of this channel.")
     event: Literal["promoted", "rolled back"]
     reason: str = ""
     trail: tuple[Sha256, ...] = Field(description="Releases in the order of their promotion, this one last.")
+    previous_version: int | None = Field(None, description="Under which the release before is loaded still.")
     at: datetime
     by: str = Field(description="Host of the promoter.")
     etag: Annotated[str, Field(exclude=True)] = ""
@@ -100,11 +102,13 @@ def next_pointer(
     rolled_back: bool = False,
     reason: str = "",
     share: float = 1.0,
+    previous_version: int | None = None,
 ) -> Pointer:
     """The pointer that follows; a rollback cuts the trail back to the release that it returns to."""
     trail = former.trail if former else ()
-    if digest in trail:
+    if rolled_back and digest in trail:
         trail = trail[: trail.index(digest)]
+    trail = tuple(one for one in trail if one != digest)
     return Pointer(
         model=model,
         channel=channel,
@@ -116,6 +120,7 @@ def next_pointer(
         event="rolled back" if rolled_back else "promoted",
         reason=reason,
         trail=(*trail, digest)[-LONGEST_TRAIL:],
+        previous_version=previous_version,
         at=datetime.now(UTC),
         by=socket.gethostname(),
     )
@@ -132,6 +137,18 @@ def history(store: Store, model: str, channel: Channel) -> list[Pointer]:
     """All that a channel pointed to, the oldest first."""
     keys = store.keys(f"channels/{model}/{channel}/")
     return [_parse(store.get(key), f"{store.uri}/{key}") for key in keys]
+
+
+def record_refusal(store: Store, model: str, channel: Channel, digest: str, reason: str) -> None:
+    """Keep why a release was not promoted; the last reason of each counts."""
+    content = {"channel": channel, "digest": digest, "reason": reason, "at": datetime.now(UTC).isoformat()}
+    store.put(f"channels/{model}/refused/{digest}.json", canonical_json(content))
+
+
+def refusals(store: Store, model: str) -> dict[str, dict[str, str]]:
+    """The last refusal of each release that was refused, by digest: ``channel``, ``reason`` and ``at``."""
+    found = [json.loads(store.get(key)) for key in store.keys(f"channels/{model}/refused/")]
+    return {one["digest"]: one for one in found}
 
 
 def read_channels(store: Store, model: str) -> dict[Channel, Pointer]:

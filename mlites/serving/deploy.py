@@ -1,12 +1,14 @@
 """Deployment by the pipeline: the selected model becomes a release, and the release is promoted to production."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlites.files import digest_json
 from mlites.recipe.recipe import Serving
 from mlites.serving.channel import read_channel
 from mlites.serving.promote import Promoted, Say, promote
@@ -64,6 +66,27 @@ def deploy(
         store, folder, name, serving=serving, rows=golden, labels=labels, threads=threads, parent=parent, **facts
     )
     return document(store, triton, promote(store, name, release.digest, triton=triton, say=say))
+
+
+def release_facts(selection: dict[str, Any], recipe: dict[str, Any], data_digest: str) -> dict[str, Any]:
+    """What a release keeps of the run that made it.
+
+    Args:
+        selection: the selection document.
+        recipe: the whole recipe, as JSON values.
+        data_digest: of the prepared data.
+    """
+    (chosen,) = (one for one in selection["candidates"] if one["candidate"] == selection["selected"])
+    figures = ("accuracy", "accuracy_drop_points", "ece", "speedup", "size_bytes", "size_ratio", "peak_memory_bytes")
+    metrics = {name: chosen[name] for name in figures if chosen.get(name) is not None}
+    counts = np.asarray(chosen["confusion"]).sum(axis=0)
+    return {
+        "metrics": {**metrics, "latency_ms": chosen["latency_ms"]},
+        "reference": dict(zip(chosen["classes"], counts.tolist(), strict=True)),
+        "data_digest": data_digest,
+        "recipe": {"name": recipe["name"], "digest": digest_json(recipe)},
+        "git_commit": os.environ.get("MLITES_GIT_COMMIT") or None,
+    }
 
 
 def document(store: Store, triton: Triton, promoted: Promoted) -> dict[str, Any]:

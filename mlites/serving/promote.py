@@ -26,6 +26,7 @@ from mlites.serving.channel import (
     next_pointer,
     read_channel,
     record,
+    record_refusal,
     served_name,
     swap_channel,
 )
@@ -123,12 +124,13 @@ def promote(
         findings.append(f"{step}: {words}")
         say(step, words)
 
-    with _promoter(store, model, channel, f"promotion of {model}@{digest[:12]} to {channel}") as (lock, scratch):
+    what = f"promotion of {model}@{digest[:12]} to {channel}"
+    with _promoter(store, model, channel, what) as (lock, scratch), _refusal(store, model, channel, digest):
         tell("locked", f"{channel} of {model}")
         former = read_channel(store, model, channel)
         if former != before:
             raise Busy(f"{channel} of {model} was given to {_named(former)} meanwhile; look at it, then try again")
-        place = Place(store, triton, served_name(model, channel))
+        place = Place(store, served_name(model, channel), triton)
         found = settle(place, former)
         tell("settled", _named(former))
         candidate = _fetch(store, model, digest, scratch / "candidate")
@@ -191,10 +193,10 @@ def rollback(
             raise InputError(f"{model}@{digest[:12]} is in {channel} already; see: mlites releases {model}")
         if digest not in former.trail and digest not in {one.digest for one in history(store, model, channel)}:
             raise InputError(f"{model}@{digest[:12]} was never in {channel}; promote it: mlites promote")
-        place = Place(store, triton, served_name(model, channel))
+        place = Place(store, served_name(model, channel), triton)
         target = _fetch(store, model, digest, scratch / "target")
         say("verified", f"{len(target.release.objects)} objects of {digest[:12]}")
-        pointer, golden = _put_into_service(place, lock, target, channel, former, place.read(), say, "asked for")
+        pointer, golden = _bring_back(place, lock, target, former, say, "asked for")
         return Promoted(pointer, target, golden, None, ())
 
 
@@ -209,19 +211,10 @@ def settle(place: Place, pointer: Pointer | None) -> Configuration | None:
         if re.fullmatch(rf"{re.escape(place.name)}-check-[0-9a-f]{{12}}", name):
             with suppress(TritonRefused):
                 place.triton.unload(name)
-    found = place.read()
     if pointer is None:
-        return found
-    try:
-        place.check_version(pointer.version)
-    except InputError:  # gone or damaged: made anew from the release, for it is needed at Triton's next start
-        with tempfile.TemporaryDirectory() as scratch:
-            place.delete_version(pointer.version)
-            release = fetch_release(place.store, pointer.model, pointer.digest, Path(scratch))
-            place.fill_version(release, pointer.version)
-    if found is None or found.versions[-1] != pointer.version:
-        found = place.write(place.alone(pointer.version), found)
-    elif ready.get(place.name, [])[-1:] == [pointer.version]:
+        return place.read()
+    found, changed = place.agree(pointer)
+    if not changed and ready.get(place.name, [])[-1:] == [pointer.version]:
         return found
     try:
         place.load(found.text)
@@ -239,6 +232,17 @@ def _promoter(
     key = f"channels/{model}/{channel}.lock.json"
     with hold(store, key, what, preempt=preempt) as lock, tempfile.TemporaryDirectory(prefix="mlites-") as scratch:
         yield lock, Path(scratch)
+
+
+@contextmanager
+def _refusal(store: Store, model: str, channel: Channel, digest: str) -> Iterator[None]:
+    """Keep for `mlites releases` why a promotion failed."""
+    try:
+        yield
+    except PromotionFailed as error:
+        with suppress(InputError, StoreFailed):
+            record_refusal(store, model, channel, digest, str(error))
+        raise
 
 
 def _fetch(store: Store, model: str, digest: str, folder: Path) -> Fetched:
@@ -365,9 +369,9 @@ def _put_into_service(
         PromotionFailed: it is not in service, and what was is.
     """
     release, store = fetched.release, place.store
-    label = f"{release.model}@{release.digest[:12]}"
     written: Configuration | None = None
     pointer: Pointer | None = None
+    label = f"{release.model}@{release.digest[:12]}"
     loading = False
     try:
         version = place.store_version(fetched, former.version if former else 0)
@@ -391,6 +395,7 @@ def _put_into_service(
             rolled_back=bool(taken_back),
             reason=taken_back,
             share=share,
+            previous_version=None if taken_back else beside,
         )
         pointer = swap_channel(store, pointer, former)
     except BaseException as error:
@@ -408,17 +413,57 @@ def _put_into_service(
             ) from None
     assert pointer is not None
     tell("switched", f"{channel} is {label}, version {version}")
+    _keep_history(store, former, pointer, tell)
+    if taken_back and beside:
+        _drain(place, alone, beside, tell)
+    return pointer, golden
+
+
+def _bring_back(
+    place: Place, lock: Lock, fetched: Fetched, former: Pointer, tell: Say, why: str
+) -> tuple[Pointer, Comparison]:
+    """Serve a former release in place of the present one: at once if it still is loaded, else as a new version."""
+    version = former.previous_version
+    if former.previous != fetched.release.digest or version not in place.loaded():
+        return _put_into_service(place, lock, fetched, former.channel, former, place.read(), tell, why)
+    assert version is not None
+    try:
+        golden = parity(place.triton, Subject(place.name, version, fetched))
+    except (Unfit, TritonRefused):  # loaded, but not what it was
+        return _put_into_service(place, lock, fetched, former.channel, former, place.read(), tell, why)
+    tell("answered", f"version {version}, largest difference {golden.max_abs_difference:.1e}")
+    lock.check()
+    digest = fetched.release.digest
+    pointer = next_pointer(former.model, former.channel, digest, version, former, rolled_back=True, reason=why)
+    try:
+        pointer = swap_channel(place.store, pointer, former)
+    except FAULTS as error:
+        if not _has_swapped(place.store, pointer):
+            raise PromotionFailed(f"{former.model} is not taken back to {digest[:12]}: {error}; try again") from None
+    tell("switched", f"{former.channel} is {former.model}@{digest[:12]}, version {version}")
+    _keep_history(place.store, former, pointer, tell)
+    with suppress(InputError, StoreFailed, PreconditionFailed):  # the callers are served; `settle` does the rest
+        alone = place.alone(version)
+        place.write(alone, place.read())
+        tell("configured", f"config.pbtxt names [{version}]")
+        _drain(place, alone, former.version, tell)
+    return pointer, golden
+
+
+def _keep_history(store: Store, former: Pointer | None, pointer: Pointer, tell: Say) -> None:
     with suppress(InputError, StoreFailed):  # the pointer says the same, and the next promoter records it
         for one in (former, pointer):
             if one:
                 record(store, one)
     tell("recorded", f"swap {pointer.sequence}")
-    if taken_back and beside:
-        time.sleep(DRAIN_SECONDS)
-        with suppress(TritonRefused):  # the other is in nobody's way, and not loaded at the next start
-            place.load(alone)
-        tell("drained", f"version {beside} is gone")
-    return pointer, golden
+
+
+def _drain(place: Place, alone: str, version: int, tell: Say) -> None:
+    """Unload a version that was taken back, when callers have had time to read the channel again."""
+    time.sleep(DRAIN_SECONDS)
+    with suppress(TritonRefused):  # it is in nobody's way, and not loaded at the next start
+        place.load(alone)
+    tell("drained", f"version {version} is gone")
 
 
 def _load_beside(
@@ -483,7 +528,7 @@ def _share(store: Store, triton: Triton, candidate: Fetched, stable: Subject, te
         Unfit: it fails more of them, or is slower.
     """
     release = candidate.release
-    limits, place = release.serving.promotion, Place(store, triton, served_name(release.model, "canary"))
+    limits, place = release.serving.promotion, Place(store, served_name(release.model, "canary"), triton)
     with _promoter(store, release.model, "canary", f"canary of {release.model}@{release.digest[:12]}") as (lock, _):
         former = read_channel(store, release.model, "canary")
         quiet: Say = lambda step, words: None  # noqa: E731
@@ -539,7 +584,7 @@ def _take_back(
             place.store.delete(channel_key(pointer.model, pointer.channel))
             place.remove()
             return "it was the first release, and nothing is in service now"
-        back, _ = _put_into_service(place, lock, stable, pointer.channel, pointer, place.read(), tell, why)
+        back, _ = _bring_back(place, lock, stable, pointer, tell, why)
         return f"{_named(back)} is back in service"
     except Busy as error:
         return str(error)

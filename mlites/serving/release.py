@@ -31,6 +31,7 @@ from mlites.storage import MissingObject, PreconditionFailed, Store
 FORMAT = "mlites-release/1"
 MANIFEST = "release.json"
 FILES = ("model.onnx", "model.json", "golden.npz")
+GOLDEN_ROWS = 256  # enough to tell classes apart, few enough to ask at each promotion
 OUTSIDE_DIGEST = {"digest", "parent"}  # the same model is the same release, whatever stood in service before it
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -127,9 +127,8 @@ def judge_speed(triton: Triton, candidate: Subject, stable: Subject | None, seco
         observed = observe(triton, subjects, limits, seconds)
         mine = observed[0]
         if mine.faults:
-            raise Unfit(
-                f"{len(mine.faults)} of {len(mine.faults) + len(mine.latencies_ms)} requests fail: {mine.faults[0]}"
-            )
+            asked = len(mine.faults) + len(mine.latencies_ms)
+            raise Unfit(f"{len(mine.faults)} of {asked} requests fail: {mine.faults[0]}")
         fault = _too_slow(mine, observed[1] if stable else None, limits)
         if fault is None:
             beside = f", {observed[1].p95_ms:.2f} ms in service" if stable else ""

@@ -11,9 +11,11 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from mlites.errors import InputError
-from mlites.serving.release import Fetched
+from mlites.serving.channel import CHANNELS, Channel, Pointer, read_channel
+from mlites.serving.release import Fetched, fetch_release
 from mlites.serving.repository import configuration, configuration_json, model_key, versions_in
 from mlites.serving.server import Triton
 from mlites.storage import MANIFEST, MissingObject, PreconditionFailed, Store
@@ -38,17 +40,15 @@ class Configuration:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A model's place in the repository of a server.
+class Shelf:
+    """A model in the repository.
 
     Attributes:
         store: holds the repository, below ``repository/``.
-        triton: reads it.
-        name: of the model there.
+        name: of the model in Triton.
     """
 
     store: Store
-    triton: Triton
     name: str
 
     def read(self) -> Configuration | None:
@@ -81,16 +81,6 @@ class Place:
             if_match=former.etag if former else None,
         )
         return Configuration(text, etag, versions_in(text))
-
-    def remove(self) -> None:
-        """Take the model out of service and out of Triton's next start; its versions stay."""
-        self.store.delete(model_key(self.name, CONFIG))
-        if self.name in self.triton.ready_versions():
-            self.triton.unload(self.name)
-
-    def load(self, text: str) -> None:
-        """Have the server load what a configuration names, and nothing else of this model."""
-        self.triton.load_with(self.name, configuration_json(text))
 
     def text(self, fetched: Fetched, versions: Sequence[int], sha256: dict[int, str]) -> str:
         """A configuration for these versions with the settings of a release."""
@@ -149,10 +139,71 @@ class Place:
         """
         return self.store.verify_folder(model_key(self.name, version))
 
-    def delete_version(self, version: int) -> None:
-        """Remove a version folder, its manifest first; the claim stays, so that the number is not used again."""
+    def delete_version(self, version: int) -> bool:
+        """Remove a version folder, its manifest first; whether there was anything to remove.
+
+        The claim stays, so that the number is not used again.
+        """
         prefix = model_key(self.name, version, "")
         self.store.delete(f"{prefix}{MANIFEST}")
-        for key in self.store.keys(prefix):
-            if key != f"{prefix}{CLAIM}":
-                self.store.delete(key)
+        rest = [key for key in self.store.keys(prefix) if key != f"{prefix}{CLAIM}"]
+        for key in rest:
+            self.store.delete(key)
+        return bool(rest)
+
+    def agree(self, pointer: Pointer) -> tuple[Configuration, bool]:
+        """Make what Triton loads at its next start agree with the channel, whatever a killed promoter has left.
+
+        A version folder that is damaged is made anew from the release.
+
+        Returns:
+            config.pbtxt as it stands now, and whether it was changed.
+        """
+        try:
+            self.check_version(pointer.version)
+        except InputError:
+            with tempfile.TemporaryDirectory() as scratch:
+                release = fetch_release(self.store, pointer.model, pointer.digest, Path(scratch))
+                self.delete_version(pointer.version)
+                self.fill_version(release, pointer.version)
+        found = self.read()
+        if found and found.versions[-1] == pointer.version:
+            return found, False
+        return self.write(self.alone(pointer.version), found), True
+
+
+@dataclass(frozen=True)
+class Place(Shelf):
+    """A model in the repository, and the server that reads it."""
+
+    triton: Triton
+
+    def load(self, text: str) -> None:
+        """Have the server load what a configuration names, and nothing else of this model."""
+        self.triton.load_with(self.name, configuration_json(text))
+
+    def loaded(self) -> list[int]:
+        """Versions that take requests, ascending."""
+        return self.triton.ready_versions().get(self.name, [])
+
+    def remove(self) -> None:
+        """Take the model out of service and out of Triton's next start; its versions stay."""
+        self.store.delete(model_key(self.name, CONFIG))
+        if self.loaded():
+            self.triton.unload(self.name)
+
+
+def agree_all(store: Store) -> list[str]:
+    """Make the whole repository agree with the channels, before Triton starts; what was put right, in words."""
+    said = []
+    for key in store.keys("channels/"):
+        _, model, *rest = key.split("/")
+        if len(rest) != 1 or rest[0].removesuffix(".json") not in CHANNELS:
+            continue
+        try:
+            pointer = read_channel(store, model, cast(Channel, rest[0].removesuffix(".json")))
+            if pointer and Shelf(store, pointer.served_as).agree(pointer)[1]:
+                said.append(f"{pointer.served_as} starts with version {pointer.version}")
+        except InputError as error:  # one damaged model must not keep the others out
+            said.append(f"{key}: {error}")
+    return said

@@ -256,6 +256,10 @@ def _triton_plan(folder: Path, environment_folder: Path, s3: Mapping[str, str]) 
     access["MLITES_BACKEND"] = hashlib.sha256(triton.BACKEND.read_bytes()).hexdigest()  # changed code: restart
 
     def before(ports: dict[str, int]) -> None:
+        from mlites.serving.versions import agree_all
+        from mlites.storage import Store
+
+        agree_all(Store(s3["MLITES_STORE"], s3))  # a start serves what the channels point to
         triton.clear(folder)
         triton.install_backends(folder, environment_folder)
 

@@ -40,9 +40,8 @@ class TritonPythonModel:
         path = Path(args["model_repository"]) / args["model_version"] / filename
         promised = config.get("parameters", {}).get(f"sha256.{args['model_version']}", {}).get("string_value")
         if promised and hashlib.sha256(path.read_bytes()).hexdigest() != promised:
-            raise pb_utils.TritonModelException(
-                f"{path.name} of version {args['model_version']} is not what was released"
-            )
+            version = args["model_version"]
+            raise pb_utils.TritonModelException(f"{path.name} of version {version} is not the file that was released")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads(config, "intra_op_thread_count")
         options.inter_op_num_threads = self._threads(config, "inter_op_thread_count")
