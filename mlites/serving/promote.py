@@ -10,7 +10,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -282,17 +282,14 @@ def _prove(
     if stable:
         _check_interface(candidate, stable)
     limits = candidate.release.serving.promotion
-    with trial() as box:
-        mine, mine_bytes = _load_measured(box, candidate, "candidate")
-        theirs, their_bytes = _load_measured(box, stable, "stable") if stable else (None, None)
+    with trial() as box, ExitStack() as loaded:
+        mine, mine_bytes = _load_measured(box, candidate, "candidate", loaded)
+        theirs, their_bytes = _load_measured(box, stable, "stable", loaded) if stable else (None, None)
         words = [
             judge_answers(box.triton, mine, theirs),
             judge_memory(mine_bytes, their_bytes, limits),
             judge_speed(box.triton, mine, theirs, limits.trial_seconds),
         ]
-        for subject in (mine, theirs):
-            if subject:
-                box.triton.unload(subject.name)
     tell("tried", "; ".join(words))
     if limits.shadow_seconds > 0:
         name = f"{former.served_as if former else candidate.release.model}-check-{uuid.uuid4().hex[:12]}"
@@ -302,8 +299,7 @@ def _prove(
             beside = Subject(former.served_as, former.version, stable) if former and stable else None
             words = [judge_speed(triton, shadow, beside, limits.shadow_seconds)]
         finally:
-            with suppress(TritonRefused):  # it never loaded, or Triton is gone: the trial's own error says so
-                triton.unload(name)
+            _unload(triton, name)
         tell("shadowed", words[0])
 
 
@@ -327,10 +323,17 @@ def _load(triton: Triton, fetched: Fetched, name: str) -> Subject:
     return Subject(name, 1, fetched)
 
 
-def _load_measured(box: Sandbox, fetched: Fetched, role: str) -> tuple[Subject, int]:
+def _unload(triton: Triton, name: str) -> None:
+    with suppress(TritonRefused):  # it never loaded, or Triton is gone: what failed says so
+        triton.unload(name)
+        triton.wait_until_gone(name)
+
+
+def _load_measured(box: Sandbox, fetched: Fetched, role: str, loaded: ExitStack) -> tuple[Subject, int]:
     """Load a release in the sandbox and ask it; the bytes that this took."""
     before = box.memory_bytes()
     name = f"{fetched.release.model}-{role}-{uuid.uuid4().hex[:12]}"
+    loaded.callback(_unload, box.triton, name)
     subject = _load(box.triton, fetched, name)
     parity(box.triton, subject)
     after = box.memory_bytes()

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
+from geventhttpclient.response import HTTPParseError
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
@@ -137,6 +138,16 @@ class Triton:
         with self._http(LOAD_SECONDS) as client:
             client.unload_model(model)
 
+    def wait_until_gone(self, model: str) -> None:
+        """Wait until an unloaded model has given back what it held."""
+        deadline = time.monotonic() + READY_SECONDS
+        with self._http(ANSWER_SECONDS) as client:
+            while time.monotonic() < deadline:
+                states = [one.get("state") for one in client.get_model_repository_index() if one["name"] == model]
+                if "READY" not in states and "UNLOADING" not in states:
+                    return
+                time.sleep(0.05)
+
     def wait_until_ready(self, model: str, version: int) -> None:
         """Wait until a version takes requests.
 
@@ -223,5 +234,5 @@ def _plain_errors() -> Iterator[None]:
         yield
     except InferenceServerException as error:
         raise TritonRefused(" ".join(str(error.message()).split())[:500]) from None
-    except OSError as error:  # refused, reset, no such host, timed out
+    except (OSError, HTTPParseError) as error:  # refused, reset, no such host, timed out, closed in the middle
         raise TritonRefused(f"no connection: {error}") from None
