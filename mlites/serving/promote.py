@@ -287,7 +287,7 @@ def _prove(
         theirs, their_bytes = _load_measured(box, stable, "stable", loaded) if stable else (None, None)
         words = [
             judge_answers(box.triton, mine, theirs),
-            judge_memory(mine_bytes, their_bytes, limits),
+            judge_memory(mine_bytes, their_bytes and their_bytes * _instances(candidate, stable), limits),
             judge_speed(box.triton, mine, theirs, limits.trial_seconds),
         ]
     tell("tried", "; ".join(words))
@@ -301,6 +301,11 @@ def _prove(
         finally:
             _unload(triton, name)
         tell("shadowed", words[0])
+
+
+def _instances(candidate: Fetched, stable: Fetched | None) -> float:
+    """Times as many instances as in service, which take as many times the memory and are asked for."""
+    return candidate.release.serving.instances / stable.release.serving.instances if stable else 1.0
 
 
 def _check_interface(candidate: Fetched, stable: Fetched) -> None:

@@ -136,7 +136,7 @@ def judge_speed(triton: Triton, candidate: Subject, stable: Subject | None, seco
     raise Unfit(f"{fault}, tried {ATTEMPTS} times")
 
 
-def judge_memory(mine: int, theirs: int | None, limits: Promotion) -> str:
+def judge_memory(mine: int, theirs: float | None, limits: Promotion) -> str:
     """Memory beside the release in service, in bytes; says what was found.
 
     Raises:

@@ -1,7 +1,6 @@
 import dataclasses
 import json
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,16 @@ from mlites.errors import InputError
 from mlites.files import digest_file
 from mlites.models.card import read_card, write_model_folder
 from mlites.recipe import Serving
-from mlites.serving.deploy import DeploymentFailed, declined, deploy
+from mlites.recipe.promotion import Promotion
+from mlites.serving.deploy import declined, release_facts
+from mlites.serving.deploy import deploy as deploy_here
+from mlites.serving.promote import PromotionFailed
+from mlites.serving.sandbox import sandbox
 from mlites.serving.server import Triton, TritonRefused
 from mlites.stack import process
 from mlites.storage import Store
 
-SERVING = Serving()
+SERVING = Serving(promotion=Promotion(agreement=0, slower=20, trial_seconds=0.2, shadow_seconds=0, watch_seconds=0.1))
 
 
 def ask(triton: Triton, name: str, rows: NDArray[np.float32], version: str = "") -> NDArray[np.float32]:
@@ -38,16 +41,32 @@ def ready(triton: Triton, name: str) -> list[int]:
     return sorted(int(one["version"]) for one in index if one["name"] == name and one.get("state") == "READY")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_sandbox() -> Iterator[None]:
+    """One sandbox for all tests here, named as in a cluster."""
+    with sandbox({}) as box, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLITES_SANDBOX_URL", box.triton.url)
+        patch.setenv("MLITES_SANDBOX_GRPC", box.triton.grpc)
+        yield
+
+
+def deploy(*arguments: Any, **options: Any) -> dict[str, Any]:
+    """Without the words that are other each time."""
+    document = deploy_here(*arguments, **options)
+    document.pop("findings")
+    return document
+
+
 class Interfered(Store):
-    """A store in which something happens just before config.pbtxt is written."""
+    """A store in which something happens when a version has been written, before it is loaded."""
 
     def before(self) -> None:
         raise NotImplementedError
 
-    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
-        if key.endswith("config.pbtxt"):
+    def put_folder(self, prefix: str, folder: Path) -> None:
+        super().put_folder(prefix, folder)
+        if prefix.startswith("repository/"):
             self.before()
-        return super().put(key, data, if_absent=if_absent, if_match=if_match)
 
 
 def test_versions_serve_side_by_side_and_the_last_is_the_default(
@@ -60,6 +79,8 @@ def test_versions_serve_side_by_side_and_the_last_is_the_default(
         "status": "deployed",
         "model": name,
         "version": 2,
+        "release": documents[1]["release"],
+        "previous_release": documents[0]["release"],
         "repository": f"s3://mlites/repository/{name}",
         "sha256": digest_file(folders[1] / "model.onnx"),
         "model_digest": read_card(folders[1]).digest,
@@ -92,19 +113,19 @@ def test_the_model_in_service_keeps_its_number(
     assert served.keys(f"repository/{name}") == keys
 
 
-def test_new_serving_options_reach_triton_under_the_same_number(
+def test_new_serving_options_are_another_release_and_reach_triton(
     served: Store, triton: Triton, models: Any, golden: NDArray[np.float32], name: str
 ) -> None:
     deploy(served, models.folder(1), name, SERVING, golden)
-    options = Serving(max_batch_size=5, max_queue_delay_us=777, instances=2)
-    assert deploy(served, models.folder(1), name, options, golden, threads=2)["version"] == 1
+    options = SERVING.model_copy(update={"max_batch_size": 5, "max_queue_delay_us": 777, "instances": 2})
+    assert deploy(served, models.folder(1), name, options, golden, threads=2)["version"] == 2
     with tritonclient.http.InferenceServerClient(triton.url.removeprefix("http://")) as client:
         config = client.get_model_config(name)
     assert config["backend"] == "onnxruntime"
     assert config["max_batch_size"] == 5
     assert config["dynamic_batching"]["max_queue_delay_microseconds"] == 777
     assert (config["instance_group"][0]["count"], config["instance_group"][0]["kind"]) == (2, "KIND_CPU")
-    assert config["version_policy"] == {"specific": {"versions": [1]}}
+    assert config["version_policy"] == {"specific": {"versions": [1, 2]}}
     assert [sample["batch_size"] for sample in config["model_warmup"]] == [1, 5]
     values = {key: value["string_value"] for key, value in config["parameters"].items()}
     assert json.loads(values["classes"]) == ["cat", "dog", "ümlaut"]
@@ -127,7 +148,7 @@ def test_a_model_that_answers_otherwise_in_triton_never_reaches_the_repository(
 ) -> None:
     deploy(served, models.folder(1), name, SERVING, golden)
     before = {key: served.get(key) for key in served.keys(f"repository/{name}")}
-    with pytest.raises(DeploymentFailed, match=rf"{name} fails its trial in Triton: .* differs from the ONNX file by"):
+    with pytest.raises(PromotionFailed, match=rf"{name}@\w+ is not promoted: .* differs from the ONNX file by"):
         deploy(served, models.folder(2, last="RandomNormalLike"), name, SERVING, golden)
     assert {key: served.get(key) for key in served.keys(f"repository/{name}")} == before
     assert ready(triton, name) == [1]
@@ -145,9 +166,9 @@ def test_a_load_that_fails_leaves_the_old_version_serving(
 
     deploy(served, models.folder(1), name, SERVING, golden)
     config = served.get(f"repository/{name}/config.pbtxt")
-    with pytest.raises(DeploymentFailed) as caught:
+    with pytest.raises(PromotionFailed) as caught:
         deploy(Damaging.open(served.uri), models.folder(2), name, SERVING, golden)
-    assert str(caught.value).startswith(f"{name} version 2 is not served: load failed for model '{name}'")
+    assert " is not in service: load failed for model" in str(caught.value)
     assert str(caught.value).endswith("version 1 serves as before")
     assert served.get(f"repository/{name}/config.pbtxt") == config
     assert ready(triton, name) == [1]
@@ -162,54 +183,10 @@ def test_a_first_load_that_fails_leaves_nothing_in_service(
         def before(self) -> None:
             self.delete(f"repository/{name}/1/model.onnx")
 
-    with pytest.raises(DeploymentFailed, match=r"version 1 is not served: .*it had no version before"):
+    with pytest.raises(PromotionFailed, match=r"is not in service: .*nothing was in service before"):
         deploy(Damaging.open(served.uri), models.folder(1), name, SERVING, golden)
     assert f"repository/{name}/config.pbtxt" not in served.keys(f"repository/{name}")
     assert ready(triton, name) == []
-
-
-def test_of_two_deployments_at_once_one_wins(
-    served: Store, triton: Triton, models: Any, golden: NDArray[np.float32], name: str
-) -> None:
-    meeting = threading.Barrier(2)
-
-    class Meeting(Interfered):
-        def before(self) -> None:
-            meeting.wait(60)
-
-    def run(seed: int) -> dict[str, Any] | str:
-        try:
-            return deploy(Meeting.open(served.uri), models.folder(seed), name, SERVING, golden)
-        except DeploymentFailed as error:
-            return str(error)
-
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(run, (1, 2)))
-    won = [index for index, result in enumerate(results) if isinstance(result, dict)]
-    assert len(won) == 1
-    winner, loser = results[won[0]], results[1 - won[0]]
-    assert loser == f"another deployment of {name} was first; look at what it serves, then try again"
-    assert isinstance(winner, dict) and ready(triton, name) == [winner["version"]]
-    np.testing.assert_allclose(ask(triton, name, golden), golden @ models.weight(won[0] + 1), atol=1e-5)
-
-
-def test_a_deployment_overtaken_after_its_pointer_leaves_the_other_alone(
-    served: Store, triton: Triton, models: Any, golden: NDArray[np.float32], name: str
-) -> None:
-    class Overtaken(Store):
-        """Once the pointer to version 2 is written, version 2 goes bad and another deployment points elsewhere."""
-
-        def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
-            etag = super().put(key, data, if_absent=if_absent, if_match=if_match)
-            if key.endswith("config.pbtxt"):
-                super().put(f"repository/{name}/2/model.onnx", b"not a model")
-                super().put(key, data + b"# another's\n")
-            return etag
-
-    deploy(served, models.folder(1), name, SERVING, golden)
-    with pytest.raises(DeploymentFailed, match="another deployment has taken over meanwhile"):
-        deploy(Overtaken.open(served.uri), models.folder(2), name, SERVING, golden)
-    assert served.get(f"repository/{name}/config.pbtxt").endswith(b"# another's\n")
 
 
 def test_a_half_written_version_is_neither_served_nor_used_again(
@@ -221,53 +198,13 @@ def test_a_half_written_version_is_neither_served_nor_used_again(
     assert ready(triton, name) == [8]
 
 
-def test_a_version_that_was_damaged_in_the_store_is_noticed(
+def test_a_version_that_was_damaged_in_the_store_is_made_anew(
     served: Store, models: Any, golden: NDArray[np.float32], name: str
 ) -> None:
     deploy(served, models.folder(1), name, SERVING, golden)
     served.put(f"repository/{name}/1/model.onnx", b"other bytes")
-    with pytest.raises(InputError, match=rf"repository/{name}/1/model\.onnx is damaged: expected \d+ bytes"):
-        deploy(served, models.folder(1), name, SERVING, golden)
-
-
-def test_callers_are_answered_all_the_time_and_only_by_proved_versions(
-    served: Store, triton: Triton, models: Any, golden: NDArray[np.float32], name: str
-) -> None:
-    deploy(served, models.folder(1), name, SERVING, golden)
-    done, answers = threading.Event(), []
-
-    def call() -> None:
-        while not done.is_set():
-            answers.append(ask(triton, name, golden))
-
-    with ThreadPoolExecutor(1) as pool:
-        caller = pool.submit(call)
-        try:
-            deploy(served, models.folder(2), name, SERVING, golden)
-        finally:
-            done.set()
-        caller.result()
-    right = [golden @ models.weight(seed) for seed in (1, 2)]
-    by = [next(index for index, one in enumerate(right) if np.allclose(answer, one, atol=1e-4)) for answer in answers]
-    assert by == sorted(by) and len(by) > 20
-
-
-def test_after_a_rollback_by_hand_the_next_version_follows_the_one_in_service(
-    served: Store, triton: Triton, models: Any, golden: NDArray[np.float32], name: str
-) -> None:
-    for seed in (1, 2):
-        deploy(served, models.folder(seed), name, SERVING, golden)
-    key = f"repository/{name}/config.pbtxt"
-    text = served.get(key)
-    assert text.count(b"versions: [1, 2]") == 1  # what the report's rollback command replaces
-    written = served.stat(key).modified
-    while served.stat(key).modified == written:  # Triton tells changes by whole seconds, and a hand is slower than that
-        served.put(key, text.replace(b"versions: [1, 2]", b"versions: [1]"))
-    triton.load(name)
-    np.testing.assert_allclose(ask(triton, name, golden), golden @ models.weight(1), atol=1e-5)
-    document = deploy(served, models.folder(3), name, SERVING, golden)
-    assert (document["version"], document["previous_version"]) == (3, 1)
-    assert ready(triton, name) == [1, 3]
+    assert deploy(served, models.folder(1), name, SERVING, golden)["version"] == 1
+    assert served.get(f"repository/{name}/1/model.onnx") == models.onnx(1)
 
 
 def test_a_restarted_triton_serves_what_was_deployed_in_spite_of_a_bad_neighbour(
@@ -349,3 +286,17 @@ def test_a_declined_selection_says_why() -> None:
 def test_an_unknown_model_is_refused_by_name(triton: Triton, name: str) -> None:
     with pytest.raises(TritonRefused, match=f"failed to load '{name}'|{name}"):
         triton.load(name)
+
+
+def test_a_release_keeps_what_is_known_of_its_run() -> None:
+    chosen = {
+        "candidate": "small",
+        "accuracy": 0.75,
+        "latency_ms": {"p50": 1.0},
+        "confusion": [[1, 1], [0, 2]],
+        "classes": ["cat", "dog"],
+    }
+    facts = release_facts({"selected": "small", "candidates": [chosen]}, {"name": "pets"}, "d" * 64)
+    assert facts["metrics"] == {"accuracy": 0.75, "latency_ms": {"p50": 1.0}}
+    assert facts["reference"] == {"cat": 1, "dog": 3}
+    assert facts["recipe"]["name"] == "pets" and facts["data_digest"] == "d" * 64
