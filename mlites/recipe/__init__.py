@@ -19,6 +19,7 @@ from mlites.recipe.hardware import Hardware
 from mlites.recipe.loading import load_recipe
 from mlites.recipe.passes import QAT, Distill, Factorize, Pass, Prune, Quantize, Share
 from mlites.recipe.recipe import Candidate, Recipe, Serving
+from mlites.recipe.sweep import Sweep
 from mlites.recipe.training import Teacher, Training, Transfer
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "Separable",
     "Serving",
     "Share",
+    "Sweep",
     "Teacher",
     "Training",
     "Transfer",

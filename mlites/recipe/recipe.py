@@ -12,6 +12,7 @@ from mlites.recipe.options import Name, Options
 from mlites.recipe.order import check_order
 from mlites.recipe.passes import Distill, Pass, Prune
 from mlites.recipe.promotion import Promotion
+from mlites.recipe.sweep import Sweep
 from mlites.recipe.training import Teacher, Training
 
 
@@ -37,6 +38,14 @@ class Serving(Options):
     )
     instances: int = Field(1, ge=1, le=64)
     promotion: Promotion = Promotion()
+    preprocessing: Literal["client", "server"] = Field(
+        "client",
+        description="server: beside the model, which takes normalised rows, Triton serves an ensemble <model>-raw that "
+        "takes raw ones and answers with probabilities and labels.",
+    )
+    sweep: Sweep | None = Field(
+        None, description="Try settings on a Triton first and serve with the best; `sweep: {}` takes the defaults."
+    )
 
 
 def _or_name(schema: dict[str, Any]) -> None:

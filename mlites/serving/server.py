@@ -14,7 +14,7 @@ import tritonclient.grpc
 import tritonclient.http
 from geventhttpclient.response import HTTPParseError
 from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from mlites.errors import InputError
 from mlites.inference import INPUT, OUTPUT
@@ -161,6 +161,18 @@ class Triton:
                     raise TritonRefused(f"version {version} of {model} is not ready after {READY_SECONDS:.0f} s")
                 time.sleep(0.05)
 
+    def is_ready(self, model: str, version: int) -> bool:
+        """Whether a version takes requests."""
+        with self._http(ANSWER_SECONDS) as client:
+            return bool(client.is_model_ready(model, str(version)))
+
+    def statistics(self, model: str) -> dict[str, int]:
+        """Triton's own counts over all versions of a model: rows answered, and runs of the backend."""
+        with self._http(ANSWER_SECONDS) as client:
+            versions = client.get_inference_statistics(model)["model_stats"]
+        names = ("inference_count", "execution_count")
+        return {name: sum(int(one.get(name, 0)) for one in versions) for name in names}
+
     def infer_http(self, model: str, version: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (n, classes) for rows (n, ...), over HTTP."""
         with self.session() as ask:
@@ -186,6 +198,14 @@ class Triton:
             value.set_data_from_numpy(rows)
             answer = client.infer(model, [value], model_version=str(version), client_timeout=ANSWER_SECONDS)
             return np.asarray(answer.as_numpy(OUTPUT))
+
+    def infer_raw(self, model: str, version: int, rows: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Probabilities (n, classes) and classes (n, 1) that an ensemble answers for raw rows (n, ...)."""
+        with self._grpc() as client:
+            value = tritonclient.grpc.InferInput("raw", list(rows.shape), np_to_triton_dtype(rows.dtype))
+            value.set_data_from_numpy(rows)
+            answer = client.infer(model, [value], model_version=str(version), client_timeout=ANSWER_SECONDS)
+            return np.asarray(answer.as_numpy("probabilities")), np.asarray(answer.as_numpy("class"))
 
     def _http_ready(self) -> bool:
         with self._http(10) as client:

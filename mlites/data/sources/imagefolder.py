@@ -19,7 +19,8 @@ LARGEST_PIXELS = 64_000_000  # of one image
 IGNORED = ("thumbs.db", "desktop.ini")
 TRAIN_NAMES, VALIDATION_NAMES, TEST_NAMES = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
 
-Mode = Literal["L", "RGB"]
+Mode = Literal["L", "RGB", "RGBA"]
+MODES: dict[int, Mode] = {1: "L", 3: "RGB", 4: "RGBA"}  # by channels
 Example = tuple[Path, str]  # image, class
 
 
@@ -45,6 +46,24 @@ def read(path: Path | None, options: Data) -> RawData:
     )
     own = None if test_labels is None else (_decode(test, mode, size), test_labels)
     return RawData(_decode(train, mode, size), labels, classes, 1 / 255, test=own)
+
+
+def read_images(paths: list[Path], channels: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Decode images without classes to (n, channels, height, width).
+
+    Args:
+        paths: at least one.
+        channels: 1 for grey, 3 for RGB, 4 with transparency.
+        size: width and height.
+
+    Raises:
+        InputError: a file that is not an image, is too large or has more than 8 bits; another number of channels.
+    """
+    if channels not in MODES:
+        raise InputError(f"{paths[0]}: images have 1, 3 or 4 channels; the model takes {channels}")
+    within_limit(len(paths) * size[0] * size[1] * channels, paths[0].parent)
+    _inspect(paths)
+    return _decode([(path, "") for path in paths], MODES[channels], size)
 
 
 def _find_images(root: Path) -> tuple[list[Example], list[Example]]:

@@ -54,17 +54,7 @@ def read_rows(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int64] | None
     Raises:
         InputError: not a zip, no x, object arrays, sizes beyond the limit, NaN, or another y than one class a row.
     """
-    with _opened(path) as archive:
-        members = _members(archive, path)
-        if "x" not in members:
-            found = ", ".join(ascii(name[:40]) for name in sorted(members)[:10]) or "nothing"
-            raise InputError(f"{path}: expected an array x, and y if there are labels, found {found}")
-        names = [name for name in ("x", "y") if name in members]
-        within_limit(sum(members[name].file_size for name in names), path)
-        arrays = {name: _read_array(archive, members[name], f"{path}: {name}") for name in names}
-    x, y = arrays["x"], arrays.get("y")
-    if x.dtype.kind not in "buif" or x.ndim < 2 or not len(x):
-        raise InputError(f"{path}: x must be numbers of shape (rows, ...), got {x.dtype} of shape {x.shape}")
+    x, y = read_arrays(path)
     inputs = x.astype(np.float32)
     if not np.isfinite(inputs).all():
         raise InputError(f"{path}: x holds NaN or infinity")
@@ -73,6 +63,26 @@ def read_rows(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int64] | None
     if y.dtype.kind not in "ui" or y.shape != x.shape[:1] or y.min() < 0:
         raise InputError(f"{path}: y must be one class index a row, 0 or more, got {y.dtype} of shape {y.shape}")
     return inputs, y.astype(np.int64)
+
+
+def read_arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Rows ``x`` (n, ...) of any number type, as they are stored, and ``y`` if it is there.
+
+    Raises:
+        InputError: not a zip, no x, object arrays, sizes beyond the limit, no numbers.
+    """
+    with _opened(path) as archive:
+        members = _members(archive, path)
+        if "x" not in members:
+            found = ", ".join(ascii(name[:40]) for name in sorted(members)[:10]) or "nothing"
+            raise InputError(f"{path}: expected an array x, and y if there are labels, found {found}")
+        names = [name for name in ("x", "y") if name in members]
+        within_limit(sum(members[name].file_size for name in names), path)
+        arrays = {name: _read_array(archive, members[name], f"{path}: {name}") for name in names}
+    x = arrays["x"]
+    if x.dtype.kind not in "buif" or x.ndim < 2 or not len(x):
+        raise InputError(f"{path}: x must be numbers of shape (rows, ...), got {x.dtype} of shape {x.shape}")
+    return x, arrays.get("y")
 
 
 @contextmanager

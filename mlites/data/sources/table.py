@@ -38,6 +38,45 @@ def read_csv(path: Path | None, options: Data) -> RawData:
     return _to_raw(path, options.label, [table], text_labels=True)
 
 
+def read_features(path: Path, label: str | None) -> NDArray[np.float32]:
+    """Feature columns (n, features) of a csv or parquet table, in the order of the file.
+
+    Args:
+        path: ends in .csv or .parquet.
+        label: column that is no feature, if there is one.
+
+    Raises:
+        InputError: it cannot be read, has no such column, or one that does not hold numbers.
+    """
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    _check_file(path)
+    names: list[str] = []
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = parquet.read_table(path)
+            names = table.schema.names
+        else:
+            in_order = csv.ReadOptions(use_threads=False)
+            with pa.OSFile(str(path)) as file, csv.open_csv(file, read_options=in_order) as head:
+                names = head.schema.names
+            types = {name: pa.string() if name == label else pa.float64() for name in names}
+            with pa.OSFile(str(path)) as file:
+                convert = csv.ConvertOptions(column_types=types)
+                table = csv.read_csv(file, read_options=in_order, convert_options=convert)
+        _check_names(names, label or names[0], path)
+        features = [name for name in names if name != label]
+        for name in features:
+            _check_type(table.schema.field(name), "", path)
+        if not table.num_rows:
+            raise InputError(f"{path}: a header but no rows")
+        columns = [table.column(name).cast(pa.float64(), safe=False).to_numpy() for name in features]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {_explain_csv(str(error), names)}") from None
+    return to_table(np.stack(columns, axis=1), str(path))
+
+
 def read_parquet(path: Path | None, options: Data) -> RawData:
     """Read one parquet file whose feature columns are numbers or booleans.
 
