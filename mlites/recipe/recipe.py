@@ -40,8 +40,8 @@ class Serving(Options):
     promotion: Promotion = Promotion()
     preprocessing: Literal["client", "server"] = Field(
         "client",
-        description="server: beside the model, which takes normalised rows, Triton serves an ensemble <model>-raw that "
-        "takes raw ones and answers with probabilities and labels.",
+        description="server: beside the model, which takes normalised rows, Triton serves <model>-raw, which takes raw "
+        "ones and answers with probabilities and labels.",
     )
     sweep: Sweep | None = Field(
         None, description="Try settings on a Triton first and serve with the best; `sweep: {}` takes the defaults."

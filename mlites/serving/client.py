@@ -25,8 +25,8 @@ from mlites.errors import InputError
 from mlites.inference import INPUT, OUTPUT
 from mlites.serving.channel import Channel, Pointer, read_channel
 from mlites.serving.connection import Connection, GrpcConnection, HttpConnection, NotAnswered
-from mlites.serving.ensemble import CLASS, ENSEMBLE, PROBABILITIES, RAW, part_name
 from mlites.serving.postprocessing import softmax
+from mlites.serving.raw import PROBABILITIES, RAW, raw_name
 from mlites.serving.release import Release, read_release
 from mlites.serving.samples import SampleLog
 from mlites.serving.server import Triton
@@ -111,7 +111,7 @@ class Client:
             store: holds releases and channels; default: that of the environment.
             triton: that serves them; default: the environment's.
             protocol: to ask by.
-            preprocessing: "server" sends raw rows to the ensemble, where the recipe has one served.
+            preprocessing: "server" sends raw rows, where the recipe has ``serving.preprocessing: server``.
             deadline_s: time for one call, all its attempts included.
             attempts: of one request, at most.
             refresh_s: age at which the channel is read again; sooner where its version is gone.
@@ -156,7 +156,7 @@ class Client:
             target = self._choose_target(fresh)
             raw = check_rows(rows, target.release)
             try:
-                version, probabilities = self._ask(target, raw, budget)
+                probabilities = self._ask(target, raw, budget)
                 break
             except NotAnswered as error:  # the version is gone: where do callers go now?
                 budget.pause(error, self.model)
@@ -164,7 +164,7 @@ class Client:
         predictions = Predictions(
             self.model,
             target.pointer.channel,
-            version,
+            target.pointer.version,
             target.pointer.digest,
             target.release.classes,
             probabilities,
@@ -188,33 +188,27 @@ class Client:
     ) -> None:
         self.close()
 
-    def _ask(self, target: _Target, raw: NDArray[Any], budget: "_Budget") -> tuple[int, NDArray[np.float32]]:
-        """The version that answered all pieces, and the probabilities.
+    def _ask(self, target: _Target, raw: NDArray[Any], budget: "_Budget") -> NDArray[np.float32]:
+        """Probabilities (n, classes), all from the target's version.
 
         Raises:
-            NotAnswered: "gone", or the version changed between two pieces.
+            NotAnswered: it is gone.
             PredictionFailed: anything else, at last.
         """
         name, wanted = target.pointer.served_as, str(target.pointer.version)
-        outputs: tuple[str, ...]
         if self._on_server:
-            # the ensemble moves from one version to the next by itself, without a moment in which none is there
-            name, version, tensor, outputs = part_name(name, ENSEMBLE), "", RAW, (PROBABILITIES, CLASS)
-            rows = raw
+            name, tensor, output, rows = raw_name(name), RAW, PROBABILITIES, raw
         else:
-            version, tensor, outputs = wanted, INPUT, (OUTPUT,)
+            tensor, output = INPUT, OUTPUT
             rows = Preprocessing.from_json(target.release.preprocessing).apply(raw)
         size = target.release.serving.max_batch_size
         answers = []
         for start in range(0, len(rows), size):
-            found, answer = self._ask_piece(name, version, tensor, rows[start : start + size], outputs, budget)
-            if str(found) != wanted:
-                raise NotAnswered(f"{name} answers with version {found}, the channel says {wanted}", "gone")
-            answers.append(answer[outputs[0]])
+            answers.append(self._ask_piece(name, wanted, tensor, rows[start : start + size], output, budget))
         values = np.concatenate(answers)
         if values.shape != (len(raw), len(target.release.classes)) or not np.isfinite(values).all():
             raise PredictionFailed(f"{name} version {wanted} answers with NaN, infinity or shape {values.shape}")
-        return int(wanted), values if self._on_server else softmax(values)
+        return values if self._on_server else softmax(values)
 
     def _ask_piece(
         self,
@@ -222,12 +216,12 @@ class Client:
         version: str,
         tensor: str,
         rows: NDArray[Any],
-        outputs: tuple[str, ...],
+        output: str,
         budget: "_Budget",
-    ) -> tuple[int, dict[str, NDArray[Any]]]:
+    ) -> NDArray[Any]:
         while True:
             try:
-                return self._connection.ask(name, version, tensor, rows, outputs, budget.remaining(name))
+                return self._connection.ask(name, version, tensor, rows, output, budget.remaining(name))
             except NotAnswered as error:
                 if error.fault == "gone":
                     raise

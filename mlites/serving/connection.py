@@ -39,9 +39,9 @@ class Connection(Protocol):
     """One way to ask."""
 
     def ask(
-        self, model: str, version: str, tensor: str, rows: NDArray[Any], outputs: tuple[str, ...], timeout_s: float
-    ) -> tuple[int, dict[str, NDArray[Any]]]:
-        """The version that answered, and its outputs by name.
+        self, model: str, version: str, tensor: str, rows: NDArray[Any], output: str, timeout_s: float
+    ) -> NDArray[Any]:
+        """One output of a version, asked for by number.
 
         Raises:
             NotAnswered: no answer within the time, or a refusal.
@@ -60,8 +60,8 @@ class GrpcConnection:
         self._lock = threading.Lock()
 
     def ask(
-        self, model: str, version: str, tensor: str, rows: NDArray[Any], outputs: tuple[str, ...], timeout_s: float
-    ) -> tuple[int, dict[str, NDArray[Any]]]:
+        self, model: str, version: str, tensor: str, rows: NDArray[Any], output: str, timeout_s: float
+    ) -> NDArray[Any]:
         with self._lock:
             client = self._client = self._client or self._open()
         try:
@@ -69,12 +69,12 @@ class GrpcConnection:
                 model,
                 [_input(tritonclient.grpc, tensor, rows)],
                 model_version=version,
-                outputs=[tritonclient.grpc.InferRequestedOutput(name) for name in outputs],
+                outputs=[tritonclient.grpc.InferRequestedOutput(output)],
                 client_timeout=timeout_s,
             )
         except InferenceServerException as error:
             raise _fault(error) from None
-        return int(answer.get_response().model_version), {name: answer.as_numpy(name) for name in outputs}
+        return np.asarray(answer.as_numpy(output))
 
     def close(self) -> None:
         with self._lock:
@@ -110,10 +110,10 @@ class HttpConnection:
         self._lock = threading.Lock()
 
     def ask(
-        self, model: str, version: str, tensor: str, rows: NDArray[Any], outputs: tuple[str, ...], timeout_s: float
-    ) -> tuple[int, dict[str, NDArray[Any]]]:
+        self, model: str, version: str, tensor: str, rows: NDArray[Any], output: str, timeout_s: float
+    ) -> NDArray[Any]:
         client = getattr(self._own, "client", None) or self._open()
-        wanted = [tritonclient.http.InferRequestedOutput(name, binary_data=True) for name in outputs]
+        wanted = [tritonclient.http.InferRequestedOutput(output, binary_data=True)]
         inputs = [_input(tritonclient.http, tensor, rows)]
         try:
             # the client's own limit is for one piece of the answer; a server that sends a byte a second passes it
@@ -131,8 +131,7 @@ class HttpConnection:
         ) as error:  # refused, reset, broken off, or not what a Triton writes
             self._forget(client)
             raise NotAnswered(f"no connection: {error}", "passing") from None
-        content = answer.get_response()
-        return int(content["model_version"]), {name: answer.as_numpy(name) for name in outputs}
+        return np.asarray(answer.as_numpy(output))
 
     def close(self) -> None:
         with self._lock:

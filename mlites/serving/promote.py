@@ -31,11 +31,12 @@ from mlites.serving.channel import (
     swap_channel,
 )
 from mlites.serving.lock import Busy, Lock, hold
+from mlites.serving.raw import follow_channel, load_raw, prove_raw, retire_raw
 from mlites.serving.release import Fetched, fetch_release
 from mlites.serving.repository import configuration, configuration_json
 from mlites.serving.sandbox import Sandbox, sandbox
 from mlites.serving.server import Counts, Triton, TritonRefused
-from mlites.serving.smoke import Comparison
+from mlites.serving.smoke import Comparison, WrongAnswers
 from mlites.serving.trial import Subject, Unfit, judge_answers, judge_memory, judge_speed, parity
 from mlites.serving.versions import Configuration, Place
 from mlites.storage import PreconditionFailed, Store, StoreFailed
@@ -63,7 +64,7 @@ DRAIN_SECONDS = 1.0  # in which callers read the channel again before a version 
 MOST_ERRORS = 0.01  # of the callers' requests to a version that is being watched
 
 Found = TypeVar("Found")
-FAULTS = (Unfit, TritonRefused, InputError, StoreFailed, PreconditionFailed, Busy)
+FAULTS = (Unfit, WrongAnswers, TritonRefused, InputError, StoreFailed, PreconditionFailed, Busy)
 
 
 class PromotionFailed(Exception):
@@ -131,6 +132,8 @@ def promote(
         if former != before:
             raise Busy(f"{channel} of {model} was given to {_named(former)} meanwhile; look at it, then try again")
         place = Place(store, served_name(model, channel), triton)
+        if former:
+            _follow(place, former)
         found = settle(place, former)
         tell("settled", _named(former))
         candidate = _fetch(store, model, digest, scratch / "candidate")
@@ -389,6 +392,9 @@ def _put_into_service(
         beside = _load_beside(place, fetched, version, former, found, alone_will_do=bool(taken_back))
         tell("loaded", f"version {version}{f' beside {beside}' if beside else ''}")
         golden = parity(place.triton, Subject(place.name, version, fetched))
+        if release.serving.preprocessing == "server":
+            prove_raw(place.triton, place.name, release, fetched.folder, version, fetched.golden.rows)
+            load_raw(store, place.triton, place.name, release, [beside, version] if beside else [version])
         tell("answered", f"{golden.samples} golden rows, largest difference {golden.max_abs_difference:.1e}")
         lock.check()
         alone = place.alone(version)
@@ -409,6 +415,8 @@ def _put_into_service(
     except BaseException as error:
         swapped = _has_swapped(store, pointer) if pointer else False
         if swapped is False:
+            if former:
+                _follow(place, former)
             words = _restore(place, found, written, loading)
             if isinstance(error, FAULTS):
                 raise PromotionFailed(f"{label} is not in service: {error}; {words}") from None
@@ -420,10 +428,11 @@ def _put_into_service(
                 "next promotion or rollback finds out"
             ) from None
     assert pointer is not None
+    _follow(place, pointer, beside)
     tell("switched", f"{channel} is {label}, version {version}")
     _keep_history(store, former, pointer, tell)
     if taken_back and beside:
-        _drain(place, alone, beside, tell)
+        _drain(place, pointer, alone, beside, tell)
     return pointer, golden
 
 
@@ -454,7 +463,7 @@ def _bring_back(
         alone = place.alone(version)
         place.write(alone, place.read())
         tell("configured", f"config.pbtxt names [{version}]")
-        _drain(place, alone, former.version, tell)
+        _drain(place, pointer, alone, former.version, tell)
     return pointer, golden
 
 
@@ -466,12 +475,20 @@ def _keep_history(store: Store, former: Pointer | None, pointer: Pointer, tell: 
     tell("recorded", f"swap {pointer.sequence}")
 
 
-def _drain(place: Place, alone: str, version: int, tell: Say) -> None:
+def _drain(place: Place, pointer: Pointer, alone: str, version: int, tell: Say) -> None:
     """Unload a version that was taken back, when callers have had time to read the channel again."""
     time.sleep(DRAIN_SECONDS)
+    _follow(place, pointer)
     with suppress(TritonRefused):  # it is in nobody's way, and not loaded at the next start
         place.load(alone)
     tell("drained", f"version {version} is gone")
+
+
+def _follow(place: Place, pointer: Pointer, beside: int | None = None) -> None:
+    """Take raw rows for the version of a channel, and the one beside it, as its release asks."""
+    with suppress(TritonRefused, InputError, StoreFailed):  # the next promotion or rollback tries again
+        versions = [beside, pointer.version] if beside else [pointer.version]
+        follow_channel(place.store, place.triton, pointer, versions)
 
 
 def _load_beside(
@@ -590,6 +607,7 @@ def _take_back(
         lock.check()
         if former is None or stable is None:
             place.store.delete(channel_key(pointer.model, pointer.channel))
+            retire_raw(place.store, place.triton, place.name)
             place.remove()
             return "it was the first release, and nothing is in service now"
         back, _ = _bring_back(place, lock, stable, pointer, tell, why)

@@ -200,7 +200,7 @@ class Triton:
             return np.asarray(answer.as_numpy(OUTPUT))
 
     def infer_raw(self, model: str, version: int, rows: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Probabilities (n, classes) and classes (n, 1) that an ensemble answers for raw rows (n, ...)."""
+        """Probabilities (n, classes) and classes (n, 1) of raw rows (n, ...)."""
         with self._grpc() as client:
             value = tritonclient.grpc.InferInput("raw", list(rows.shape), np_to_triton_dtype(rows.dtype))
             value.set_data_from_numpy(rows)

@@ -11,9 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from mlites.models.card import ModelCard, write_model_folder
 from mlites.recipe import Serving
 from mlites.serving.channel import Channel, next_pointer, read_channel, served_name, swap_channel
-from mlites.serving.ensemble_service import write_config
 from mlites.serving.release import Release, make_release
-from mlites.serving.repository import configuration, model_key
+from mlites.serving.repository import configuration, configuration_json, model_key
 from mlites.serving.server import Triton
 from mlites.storage import Store
 
@@ -117,8 +116,9 @@ def serve(
     versions = [former.version, version] if former and keep_former else [version]
     from mlites.models.card import read_card
 
-    write_config(store, served, configuration(served, read_card(folder), serving, versions, 1))
-    triton.load(served)
+    text = configuration(served, read_card(folder), serving, versions, 1)
+    store.put(model_key(served, "config.pbtxt"), text.encode())
+    triton.load_with(served, configuration_json(text))
     triton.wait_until_ready(served, version)
     swap_channel(store, next_pointer(name, channel, release.digest, version, former, share=share), former)
     return release

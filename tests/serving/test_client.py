@@ -222,6 +222,6 @@ def test_a_refusal_is_not_repeated(place: tuple[Store, Triton], images: str) -> 
         begin = time.monotonic()
         for connection_rows in (np.zeros((1, 7), np.float32),):
             with pytest.raises(NotAnswered, match="unexpected shape") as caught:
-                client._connection.ask(images, "1", "input", connection_rows, ("logits",), 5)
+                client._connection.ask(images, "1", "input", connection_rows, "logits", 5)
             assert caught.value.fault == "refused"
         assert time.monotonic() - begin < 1
