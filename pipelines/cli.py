@@ -11,7 +11,7 @@ from mlites import __version__
 from mlites.errors import InputError, ParityError
 from mlites.files import write_atomically
 from mlites.recipe import Hardware, Recipe, load_recipe
-from pipelines.commands import releases
+from pipelines.commands import predict, releases
 
 if TYPE_CHECKING:
     from mlites.stack import Server
@@ -259,7 +259,7 @@ def _show_servers(servers: "list[Server]") -> None:
         click.echo(server)
 
 
-for _command in releases.COMMANDS:
+for _command in (*releases.COMMANDS, *predict.COMMANDS):
     cli.add_command(_command)
 
 

@@ -153,12 +153,14 @@ def environment() -> dict[str, str]:
     url = _users_triton(record)
     if url is not None:
         grpc = os.environ.get("MLITES_TRITON_GRPC") or f"{urlsplit(url).hostname}:8001"
-        return {**variables, "MLITES_TRITON_URL": url, "MLITES_TRITON_GRPC": grpc}
+        metrics = {name: os.environ[name] for name in ("MLITES_TRITON_METRICS",) if os.environ.get(name)}
+        return {**variables, "MLITES_TRITON_URL": url, "MLITES_TRITON_GRPC": grpc, **metrics}
     ports = _ports(record, "triton")
     return {
         **variables,
         "MLITES_TRITON_URL": f"http://127.0.0.1:{ports['http']}",
         "MLITES_TRITON_GRPC": f"127.0.0.1:{ports['grpc']}",
+        "MLITES_TRITON_METRICS": f"http://127.0.0.1:{ports['metrics']}/metrics",
     }
 
 

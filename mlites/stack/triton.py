@@ -46,6 +46,8 @@ def command(folder: Path, environment: Path, ports: dict[str, int], repository: 
         *(f"--{name}-address=127.0.0.1" for name in ports),
         *(f"--{name}-port={port}" for name, port in ports.items()),
         "--allow-gpu-metrics=false",
+        "--metrics-config=summary_latencies=true",
+        "--metrics-config=summary_quantiles=0.5:0.05,0.95:0.002,0.99:0.001",
         "--pinned-memory-pool-byte-size=0",
     ]
 
