@@ -13,6 +13,7 @@ def deploy(
     threads: int,
     store: str,
     recipe: dict,  # type: ignore[type-arg]
+    settings: str,
     dataset: dsl.Input[dsl.Dataset],
 ) -> str:
     """Make a release of the selected candidate and promote it to production.
@@ -24,6 +25,7 @@ def deploy(
         threads: Of one instance's ONNX Runtime session, as measured.
         store: s3:// address of documents, models, releases and Triton's repository.
         recipe: The whole recipe; the release names it.
+        settings: Digest of the sweep document; empty to serve as the recipe says.
         dataset: Prepared data; its test split gives the golden samples.
 
     Returns:
@@ -40,6 +42,7 @@ def deploy(
         from mlites.recipe import Serving
         from mlites.serving.deploy import deploy, release_facts
         from mlites.serving.release import GOLDEN_ROWS
+        from mlites.serving.sweep import settle_on
         from mlites.storage import Store
 
         with tempfile.TemporaryDirectory() as work:
@@ -49,16 +52,19 @@ def deploy(
             documents.get_folder(f"models/{selected['model']}", folder)
             data = Dataset.load(Path(dataset.path)).normalised_for(read_card(folder).preprocessing)
             samples, labels = data.arrays("test")
+            swept = documents.get_document(settings) if settings else None
+            options, intra = settle_on(swept, Serving.model_validate(serving), threads)
             return documents.put_document(
                 deploy(
                     documents,
                     folder,
                     model,
-                    Serving.model_validate(serving),
+                    options,
                     samples[:GOLDEN_ROWS],
                     labels=tuple(data.classes[label] for label in labels[:GOLDEN_ROWS]),
-                    threads=threads,
+                    threads=intra,
                     say=lambda step, words: print(f"{step}: {words}", flush=True),
                     **release_facts(selected, recipe, data.digest),
                 )
+                | {"sweep": swept}
             )

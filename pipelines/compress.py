@@ -22,6 +22,7 @@ from components.quantize import quantize
 from components.report import report
 from components.select import select
 from components.share import share
+from components.sweep import sweep
 from components.train_teacher import train_teacher
 from components.validate import validate
 from mlites.recipe import Recipe
@@ -34,7 +35,7 @@ CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")  # its keys, named 
 SERVERS_CONFIG_MAP = "mlites-servers"
 S3_SERVER = ("MLITES_S3_ENDPOINT", "AWS_REGION")  # keys of the config map
 TRITON_SERVER = ("MLITES_TRITON_URL", "MLITES_TRITON_GRPC")
-STORE_TASKS = ("prepare-data", "train-teacher", "validate", "select", "gate", "deploy", "decline", "report")
+STORE_TASKS = ("prepare-data", "train-teacher", "validate", "select", "gate", "sweep", "deploy", "decline", "report")
 
 
 def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: bool) -> BaseComponent:
@@ -57,13 +58,13 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
         task: PipelineTask = _named(component, step)(**arguments)
         kind = component.name
         for key, value in {**environment, **factory, "MLITES_STEP": step}.items():
-            if key != "MLITES_STORE_ID" or kind in ("validate", "select", "gate"):
+            if key != "MLITES_STORE_ID" or kind in ("validate", "select", "gate", "sweep"):
                 task.set_env_variable(key, value)
         task.set_caching_options(enable_caching=cached)
         if label:
             task.set_display_name(label)
         if not local and kind in STORE_TASKS:
-            servers = S3_SERVER + (TRITON_SERVER if kind == "deploy" else ())
+            servers = S3_SERVER + (TRITON_SERVER if kind in ("deploy", "sweep") else ())
             kubernetes.use_secret_as_env(task, CREDENTIALS_SECRET, {key: key for key in CREDENTIALS})
             kubernetes.use_config_map_as_env(task, SERVERS_CONFIG_MAP, {key: key for key in servers})
         if not local and kind == "validate":
@@ -130,10 +131,24 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
         selection = add(select, "select", verdicts=verdicts, budget=budget, store=store).output
         approved = add(gate, "gate", selection=selection, store=store).output
         with dsl.If(approved == True, name="within-budget"):  # noqa: E712 a condition of KFP
+            settings = ""
+            if recipe.serving.sweep:
+                settings = add(
+                    sweep,
+                    "sweep",
+                    "serving settings",
+                    selection=selection,
+                    serving=_plain(recipe.serving),
+                    hardware=_plain(recipe.hardware),
+                    budget=budget,
+                    store=store,
+                    dataset=dataset,
+                ).output
             deployed = add(
                 deploy,
                 "deploy",
                 cached=False,
+                settings=settings,
                 selection=selection,
                 model=recipe.model_name,
                 serving=_plain(recipe.serving),

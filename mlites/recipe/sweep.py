@@ -34,8 +34,8 @@ class Sweep(Options):
     p95_ms: float | None = Field(
         None,
         gt=0,
-        description="Largest 95th percentile of the time from a request to its answer, milliseconds; default: the "
-        "budget's p95_ms, which judges the model alone.",
+        description="Largest 95th percentile of the time from a request to its answer, milliseconds; default: "
+        "promotion.p95_ms, or else the budget's p95_ms, which judges the model alone.",
     )
     seconds: float = Field(0.4, gt=0, le=60, description="Time of one measurement.")
 

@@ -247,6 +247,40 @@ class Golden(Part):
     agreement: float | None = None
 
 
+class SettingSummary(Part):
+    """Serving settings as a Triton without callers answered with them."""
+
+    max_batch_size: int
+    max_queue_delay_us: int
+    instances: int
+    threads: int = Field(description="Of one instance's ONNX Runtime session.")
+    callers: int | None = Field(None, description="At once, of the load that counts; null for independent callers.")
+    rows_per_second: float | None = None
+    p50_ms: float | None = Field(None, description="From a request to its answer.")
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    mean_batch: float | None = Field(None, description="Rows that Triton ran together on average.")
+    meets: bool = Field(False, description="Whether it answers within the limit, and all of the requests.")
+    error: str | None = Field(None, description="Why Triton did not load it.")
+
+
+class Requests(Part):
+    """How requests came."""
+
+    pattern: Literal["closed", "poisson"]
+    rate_per_second: float | None = None
+
+
+class SweepSummary(Part):
+    """The serving settings that were tried, the one in service first."""
+
+    arrival: Requests
+    rows_per_request: int
+    p95_ms: float | None = Field(None, description="Limit of the 95th percentile.")
+    settings: list[SettingSummary]
+    reason: str = Field(description="Why the first is the best.")
+
+
 class DeploymentSummary(Part):
     """What Triton serves now, or, where the gate or the smoke test said no, why nothing changed."""
 
@@ -259,6 +293,7 @@ class DeploymentSummary(Part):
     previous_version: int | None = None
     golden: Golden | None = None
     reasons: list[str] = []
+    sweep: SweepSummary | None = None
 
 
 class Step(Part):

@@ -5,6 +5,7 @@ instead of their product. The finalists are measured again, in turns, so that a 
 """
 
 import dataclasses
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlites.errors import InputError
 from mlites.models.card import read_card
-from mlites.recipe import Serving, Sweep
+from mlites.recipe import Budget, Hardware, Serving, Sweep
 from mlites.recipe.hardware import Arrival
 from mlites.serving.repository import configuration, configuration_json
 from mlites.serving.server import Triton, TritonRefused
@@ -50,7 +51,7 @@ class Setting:
         """A recipe's section with these in place of its own."""
         chosen = dataclasses.asdict(self)
         del chosen["threads"]
-        return serving.model_copy(update=chosen)
+        return serving.model_copy(update={**chosen, "sweep": None})
 
 
 @dataclass
@@ -95,6 +96,33 @@ class Tried:
     loads: list[Load]
     mean_batch: float | None = None
     error: str | None = None
+
+
+def sweep_recipe(
+    triton: Triton, folder: Path, serving: Serving, hardware: Hardware, budget: Budget, rows: NDArray[np.float32]
+) -> dict[str, Any]:
+    """Sweep as a recipe says: its requests, its cores, its limit.
+
+    Args:
+        triton: a server without callers.
+        folder: ``model.onnx`` and ``model.json``.
+        serving: with or without a ``sweep`` of its own.
+        hardware: says how requests come and how many rows they have.
+        budget: its p95_ms counts where neither the sweep nor the promotion names a limit.
+        rows: real inputs (n, ...), repeated or cut to fill a request.
+    """
+    sweep = serving.sweep or Sweep()
+    return sweep_serving(
+        triton,
+        folder,
+        serving,
+        sweep,
+        hardware.arrival,
+        np.resize(rows, (hardware.batch, *rows.shape[1:])),
+        threads=hardware.threads,
+        cores=hardware.cores or len(os.sched_getaffinity(0)),
+        p95_ms=sweep.p95_ms or serving.promotion.p95_ms or budget.p95_ms,
+    )
 
 
 def sweep_serving(
@@ -182,10 +210,13 @@ def sweep_serving(
     }
 
 
-def chosen_setting(document: dict[str, Any]) -> Setting:
-    """The best of a sweep document."""
+def settle_on(document: dict[str, Any] | None, serving: Serving, threads: int) -> tuple[Serving, int]:
+    """The section and the threads to serve with: the best of a sweep document, or as given where there is none."""
+    if document is None:
+        return serving, threads
     best = document["settings"][0]
-    return Setting(**{field.name: best[field.name] for field in dataclasses.fields(Setting)})
+    setting = Setting(**{field.name: best[field.name] for field in dataclasses.fields(Setting)})
+    return setting.serving(serving), setting.threads
 
 
 def _try(

@@ -56,7 +56,7 @@ def test_results_in_the_store_are_bound_to_that_store_and_others_are_not(tmp_pat
         for name, one in executors.items()
         if any(variable["name"] == "MLITES_STORE_ID" for variable in one["container"]["env"])
     }
-    assert bound == {"validate", "select", "gate"}
+    assert bound == {"validate", "select", "gate", "sweep"}
     assert all({"name": "MLITES_CODE", "value": "c0de"} in one["container"]["env"] for one in executors.values())
 
 
