@@ -486,7 +486,7 @@ def _drain(place: Place, pointer: Pointer, alone: str, version: int, tell: Say) 
 
 def _follow(place: Place, pointer: Pointer, beside: int | None = None) -> None:
     """Take raw rows for the version of a channel, and the one beside it, as its release asks."""
-    with suppress(TritonRefused, InputError, StoreFailed):  # the next promotion or rollback tries again
+    with suppress(TritonRefused, InputError, StoreFailed, PreconditionFailed):  # the next promoter tries again
         versions = [beside, pointer.version] if beside else [pointer.version]
         follow_channel(place.store, place.triton, pointer, versions)
 
