@@ -143,7 +143,7 @@ def promote(
             golden = _fit(model, digest, lambda: parity(triton, subject), former)
             return Promoted(former, candidate, golden, _beside(found, former.version), tuple(findings))
         stable = _stable(store, model, former, scratch / "stable")
-        _fit(model, digest, lambda: _prove(triton, trial, candidate, stable, former, tell), former)
+        _fit(model, digest, lambda: _prove(place, trial, candidate, stable, former, tell), former)
         limits = candidate.release.serving.promotion
         if channel == "production" and former and stable and limits.canary_share > 0:
             beside = Subject(place.name, former.version, stable)
@@ -209,22 +209,22 @@ def settle(place: Place, pointer: Pointer | None) -> Configuration | None:
     Returns:
         config.pbtxt as it stands now.
     """
-    ready = place.triton.ready_versions()
-    for name in ready:
-        if re.fullmatch(rf"{re.escape(place.name)}-check-[0-9a-f]{{12}}", name):
-            with suppress(TritonRefused):
-                place.triton.unload(name)
+    for replica in place.each():
+        for name in replica.ready_versions():
+            if re.fullmatch(rf"{re.escape(place.name)}-check-[0-9a-f]{{12}}", name):
+                with suppress(TritonRefused):
+                    replica.unload(name)
     if pointer is None:
         return place.read()
     found, changed = place.agree(pointer)
-    if not changed and ready.get(place.name, [])[-1:] == [pointer.version]:
+    if not changed and place.loaded()[-1:] == [pointer.version]:
         return found
     try:
         place.load(found.text)
     except TritonRefused:  # a version beside it may be gone
         found = place.write(place.alone(pointer.version), found)
         place.load(found.text)
-    place.triton.wait_until_ready(place.name, pointer.version)
+    place.wait_until_ready(pointer.version)
     return found
 
 
@@ -274,7 +274,7 @@ def _fit(model: str, digest: str, judge: Callable[[], Found], former: Pointer | 
 
 
 def _prove(
-    triton: Triton,
+    place: Place,
     trial: Callable[[], AbstractContextManager[Sandbox]],
     candidate: Fetched,
     stable: Fetched | None,
@@ -295,14 +295,15 @@ def _prove(
         ]
     tell("tried", "; ".join(words))
     if limits.shadow_seconds > 0:
-        name = f"{former.served_as if former else candidate.release.model}-check-{uuid.uuid4().hex[:12]}"
+        replica = place.each()[0]
+        name = f"{place.name}-check-{uuid.uuid4().hex[:12]}"
         try:
-            shadow = _load(triton, candidate, name)
-            parity(triton, shadow)
+            shadow = _load(replica, candidate, name)
+            parity(replica, shadow)
             beside = Subject(former.served_as, former.version, stable) if former and stable else None
-            words = [judge_speed(triton, shadow, beside, limits.shadow_seconds)]
+            words = [judge_speed(replica, shadow, beside, limits.shadow_seconds)]
         finally:
-            _unload(triton, name)
+            _unload(replica, name)
         tell("shadowed", words[0])
 
 
@@ -391,7 +392,8 @@ def _put_into_service(
         loading = True
         beside = _load_beside(place, fetched, version, former, found, alone_will_do=bool(taken_back))
         tell("loaded", f"version {version}{f' beside {beside}' if beside else ''}")
-        golden = parity(place.triton, Subject(place.name, version, fetched))
+        subject = Subject(place.name, version, fetched)
+        golden = [parity(replica, subject) for replica in place.each()][-1]
         if release.serving.preprocessing == "server":
             prove_raw(place.triton, place.name, release, fetched.folder, version, fetched.golden.rows)
             load_raw(store, place.triton, place.name, release, [beside, version] if beside else [version])
@@ -400,6 +402,7 @@ def _put_into_service(
         alone = place.alone(version)
         written = place.write(alone if taken_back or not beside else _text(place, fetched, [beside, version]), found)
         tell("configured", f"config.pbtxt names {written.versions}")
+        place.complete(written.text)
         pointer = next_pointer(
             release.model,
             channel,
@@ -445,7 +448,7 @@ def _bring_back(
         return _put_into_service(place, lock, fetched, former.channel, former, place.read(), tell, why)
     assert version is not None
     try:
-        golden = parity(place.triton, Subject(place.name, version, fetched))
+        golden = [parity(replica, Subject(place.name, version, fetched)) for replica in place.each()][-1]
     except (Unfit, TritonRefused):  # loaded, but not what it was
         return _put_into_service(place, lock, fetched, former.channel, former, place.read(), tell, why)
     tell("answered", f"version {version}, largest difference {golden.max_abs_difference:.1e}")
@@ -508,7 +511,7 @@ def _load_beside(
             raise
         place.load(place.alone(version))
         beside = None
-    place.triton.wait_until_ready(place.name, version)
+    place.wait_until_ready(version)
     return beside
 
 
@@ -536,7 +539,7 @@ def _restore(place: Place, found: Configuration | None, written: Configuration |
             return "nothing was in service before"
         if loading:
             place.load(current.text)
-            place.triton.wait_until_ready(place.name, current.versions[-1])
+            place.wait_until_ready(current.versions[-1])
         return f"version {current.versions[-1]} serves as before"
     except TritonRefused as error:
         return f"config.pbtxt is as before, but Triton does not load it ({error}); start it again, then promote again"

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -55,14 +57,16 @@ class Triton:
     Attributes:
         url: ``http://host:port`` or ``https://host:port``.
         grpc: ``host:port``, with ``grpcs://`` before it for TLS.
+        replicas: ``host:port`` (HTTP) whose name stands for the address of every replica behind ``url``; empty: one.
     """
 
     url: str
     grpc: str
+    replicas: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Triton":
-        """From MLITES_TRITON_URL and MLITES_TRITON_GRPC; the latter is by default port 8001 of the same host.
+        """From MLITES_TRITON_URL, MLITES_TRITON_GRPC (by default port 8001 of the same host), MLITES_TRITON_REPLICAS.
 
         Raises:
             InputError: not set, or not an address.
@@ -72,7 +76,27 @@ class Triton:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InputError("MLITES_TRITON_URL must be http://host:port of a Triton; mlites stack up starts one")
         default = f"{'grpcs://' if parts.scheme == 'https' else ''}{parts.hostname}:8001"
-        return cls(url, environment.get("MLITES_TRITON_GRPC") or default)
+        replicas = environment.get("MLITES_TRITON_REPLICAS", "")
+        if replicas and not re.fullmatch(r"[^:/]+:\d+", replicas):
+            raise InputError(f"MLITES_TRITON_REPLICAS must be host:port, got {replicas[:80]!r}")
+        return cls(url, environment.get("MLITES_TRITON_GRPC") or default, replicas)
+
+    def each(self) -> list["Triton"]:
+        """Every replica; a service's own address leads to one of them at a time.
+
+        Raises:
+            TritonRefused: there is none.
+        """
+        if not self.replicas:
+            return [self]
+        host, port = self.replicas.split(":")
+        try:
+            found = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)
+        except OSError as error:
+            raise TritonRefused(f"MLITES_TRITON_REPLICAS: {host} has no addresses: {error}") from None
+        grpc_port = self.grpc.rsplit(":", 1)[1]
+        addresses = sorted({str(one[4][0]) for one in found})
+        return [Triton(f"http://{address}:{port}", f"{address}:{grpc_port}") for address in addresses]
 
     def check(self) -> None:
         """Make sure that it answers, over HTTP and over gRPC.

@@ -178,19 +178,39 @@ class Place(Shelf):
 
     triton: Triton
 
+    def each(self) -> list[Triton]:
+        """Every replica of the server."""
+        return self.triton.each()
+
     def load(self, text: str) -> None:
-        """Have the server load what a configuration names, and nothing else of this model."""
-        self.triton.load_with(self.name, configuration_json(text))
+        """Have every replica load what a configuration names, and nothing else of this model."""
+        for replica in self.each():
+            replica.load_with(self.name, configuration_json(text))
+
+    def wait_until_ready(self, version: int) -> None:
+        """Wait until every replica takes requests for a version."""
+        for replica in self.each():
+            replica.wait_until_ready(self.name, version)
 
     def loaded(self) -> list[int]:
-        """Versions that take requests, ascending."""
-        return self.triton.ready_versions().get(self.name, [])
+        """Versions that every replica takes requests for, ascending."""
+        ready = [set(replica.ready_versions().get(self.name, [])) for replica in self.each()]
+        return sorted(set.intersection(*ready))
+
+    def complete(self, text: str) -> None:
+        """Load a configuration where it is not: in a replica that has started since, by an older config.pbtxt."""
+        version = versions_in(text)[-1]
+        for replica in self.each():
+            if version not in replica.ready_versions().get(self.name, []):
+                replica.load_with(self.name, configuration_json(text))
+                replica.wait_until_ready(self.name, version)
 
     def remove(self) -> None:
         """Take the model out of service and out of Triton's next start; its versions stay."""
         self.store.delete(model_key(self.name, CONFIG))
-        if self.loaded():
-            self.triton.unload(self.name)
+        for replica in self.each():
+            if self.name in replica.ready_versions():
+                replica.unload(self.name)
 
 
 def agree_all(store: Store) -> list[str]:

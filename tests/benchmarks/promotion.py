@@ -275,11 +275,9 @@ def _for_good(stand: Stand, outside: Store, proxy: Any, kind: Fault, first: int,
     after = stand.check()
     tries = max((sum(1 for other in proxy.seen if other == one) for one in proxy.seen if one[2]), default=0)
     clear = words == "promoted" or (len(words.splitlines()) == 1 and words.split(":")[0] in CLEAR)
-    right = clear and seconds < 120 and tries <= 24 and (after == before or words == "promoted" or after in stand.seeds)
-    print(
-        f"{kind} from request {first}: {seconds:.1f} s, {tries} tries at most, {words}{'' if right else '   WRONG'}",
-        flush=True,
-    )
+    right = clear and seconds < 120 and tries <= 24 and after in (before, digest)
+    said = f"{kind} from request {first}: {seconds:.1f} s, {tries} tries at most"
+    print(f"{said}, {words}{'' if right else '   WRONG'}", flush=True)
     return right
 
 

@@ -1,7 +1,8 @@
 """A promoter that is killed, or whose Triton is killed, after a chosen one of the things that it does.
 
 python -m tests.serving.killed promote|rollback MODEL DIGEST self|triton:MARK POINT: every write to the store, every
-load and unload, and every step counts as a point. POINT 0 kills nothing and prints what the points are.
+load and unload, and every step counts as a point. POINT is its number or the name of a step; 0 kills nothing and prints
+what the points are.
 """
 
 import json
@@ -21,14 +22,14 @@ from mlites.storage import Store
 class Points:
     """Counts what is done, and kills at the chosen one."""
 
-    def __init__(self, victim: str, point: int) -> None:
+    def __init__(self, victim: str, point: int | str) -> None:
         self.victim, self.point, self.names = victim, point, list[str]()
         self.guard = threading.RLock()
 
     def reached(self, name: str) -> None:
         with self.guard:
             self.names.append(name)
-            if len(self.names) != self.point:
+            if self.point not in (len(self.names), name):
                 return
             print(json.dumps([name]), flush=True)
             if self.victim == "self":
@@ -49,7 +50,7 @@ class Points:
         setattr(owner, method, wrapped)
 
 
-def run(action: str, model: str, digest: str, victim: str, point: int) -> "subprocess.CompletedProcess[str]":
+def run(action: str, model: str, digest: str, victim: str, point: int | str) -> "subprocess.CompletedProcess[str]":
     """Run this file as a process."""
     command = [sys.executable, "-m", "tests.serving.killed", action, model, digest, victim, str(point)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
@@ -57,8 +58,8 @@ def run(action: str, model: str, digest: str, victim: str, point: int) -> "subpr
 
 def main() -> None:
     """Promote or roll back, and be killed."""
-    action, model, digest, victim, point = *sys.argv[1:5], int(sys.argv[5])
-    points = Points(victim, point)
+    action, model, digest, victim, point = sys.argv[1:6]
+    points = Points(victim, int(point) if point.isdecimal() else f"step {point}")
     store = Store.open(os.environ["MLITES_STORE"])
 
     def key(arguments: Any, options: Any) -> str | None:
