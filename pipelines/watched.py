@@ -24,8 +24,14 @@ def line(sight: Sight) -> str:
     if sight.drift:
         parts.append(f"drift PSI {sight.drift.psi:.3f} (p {sight.drift.p_value:.2g}) over {sight.drift.rows} rows")
     else:
-        parts.append(f"drift: {sight.sampled.rows} logged rows, too few to judge")
+        parts.append(f"drift: {_why_not(sight)}")
     return "  ".join([*parts, "ALARM" if sight.alarms else "well"])
+
+
+def _why_not(sight: Sight) -> str:
+    if not sight.judgeable:
+        return "not judged, the release says nothing of what to expect"
+    return f"{sight.sampled.rows} logged rows, too few to judge"
 
 
 def _counted(served: Served) -> str:
@@ -62,7 +68,7 @@ def draw(sight: Sight) -> RenderableType:
             shares.add_row(name, f"{before:.1%}", f"{now:.1%}", Text("█" * round(BAR * now), style=style))
         parts.append(shares)
     else:
-        parts.append(Text(f"drift: {sight.sampled.rows} logged rows, too few to judge"))
+        parts.append(Text(f"drift: {_why_not(sight)}"))
     parts += [Text(f"alarm: {alarm}", style="bold red") for alarm in sight.alarms] or [Text("all is well", "green")]
     title = (
         f"{sight.pointer.model} {sight.pointer.channel}: version {sight.pointer.version}, release "

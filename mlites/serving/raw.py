@@ -23,13 +23,12 @@ from mlites.serving.postprocessing import softmax
 from mlites.serving.release import Release, read_release
 from mlites.serving.repository import configuration_json, model_key
 from mlites.serving.server import Triton, TritonRefused
-from mlites.serving.smoke import WrongAnswers
+from mlites.serving.smoke import TOLERANCE, WrongAnswers
 from mlites.storage import MissingObject, Store
 
 RAW, PROBABILITIES, CLASS = "raw", "probabilities", "class"
 CONFIG, CODE, FACTS, LABELS = "config.pbtxt", "model.py", "raw.json", "labels.txt"
 SOURCE = Path(__file__).with_name("raw_model.py")
-TOLERANCE = 0.005  # of a probability: half of what the smoke test allows two logits, of which it is a smooth function
 
 
 def raw_name(model: str) -> str:
@@ -103,14 +102,14 @@ def prove_raw(
     raw = recover_raw(golden, release)
     session = open_session(folder / "model.onnx", threads=1)
     inputs = Preprocessing.from_json(release.preprocessing).apply(raw)
-    expected = softmax(infer(session, folder / "model.onnx", inputs))
+    logits = infer(session, folder / "model.onnx", inputs)
     name = f"{raw_name(model)}-check-{uuid.uuid4().hex[:12]}"
     files = {f"1/{file}": content for file, content in version_files(model, version, release).items()}
     try:
         config = configuration_json(raw_configuration(name, release, [1]))
         triton.load_apart(name, config, {**files, LABELS: _labels(release)})
         triton.wait_until_ready(name, 1)
-        _compare(triton, name, raw, expected, release.serving.max_batch_size)
+        _compare(triton, name, raw, logits, release.serving.max_batch_size)
     finally:
         with suppress(TritonRefused):
             triton.unload(name)
@@ -176,22 +175,25 @@ def recover_raw(inputs: NDArray[np.float32], release: Release) -> NDArray[Any]:
     return raw.astype(np.float32)
 
 
-def _compare(triton: Triton, name: str, raw: NDArray[Any], expected: NDArray[np.float32], max_batch_size: int) -> None:
+def _compare(triton: Triton, name: str, raw: NDArray[Any], logits: NDArray[np.float32], max_batch_size: int) -> None:
     """Ask for rows alone and together.
 
     Raises:
-        WrongAnswers: another shape, another probability by more than `TOLERANCE`, or another class.
+        WrongAnswers: another shape, a probability further off than logits may be, or another class.
     """
+    # where logits are off by d, the slope of the softmax, at most 1/4 each way, leaves a probability off by d / 2
+    tolerance = TOLERANCE * max(1.0, float(np.abs(logits).max())) / 2
+    expected = softmax(logits)
     for start, end in [(0, 1), *((at, at + max_batch_size) for at in range(0, len(raw), max_batch_size))]:
         probabilities, classes = triton.infer_raw(name, 1, np.ascontiguousarray(raw[start:end]))
         wanted = expected[start:end]
         if probabilities.shape != wanted.shape or classes.shape != (len(wanted), 1):
             raise WrongAnswers(f"{name} answers with shape {probabilities.shape}, {wanted.shape} is right")
         difference = float(np.abs(probabilities - wanted).max())
-        if not difference <= TOLERANCE:  # so that NaN fails
+        if not difference <= tolerance:  # so that NaN fails
             raise WrongAnswers(f"{name} differs from the client's preprocessing by a probability of {difference:.3g}")
         named = np.take_along_axis(wanted, classes, axis=1)[:, 0]
-        if (named < wanted.max(1) - 2 * TOLERANCE).any():
+        if (named < wanted.max(1) - 2 * tolerance).any():
             raise WrongAnswers(f"{name} names another class than the most probable")
 
 

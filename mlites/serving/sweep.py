@@ -7,7 +7,7 @@ instead of their product. The finalists are measured again, in turns, so that a 
 import dataclasses
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +156,7 @@ def sweep_serving(
     Raises:
         InputError: a request has more rows than any setting takes, or Triton loads none of them.
     """
-    if len(rows) > max(serving.max_batch_size, *sweep.max_batch_sizes):
+    if len(rows) > max((serving.max_batch_size, *sweep.max_batch_sizes)):
         raise InputError(
             f"serving.sweep: a request has {len(rows)} rows (hardware.batch); none of max_batch_sizes takes as many"
         )
@@ -169,9 +169,8 @@ def sweep_serving(
             return
         tried[setting] = _try(triton, folder, serving, setting, [Load(one, []) for one in loads], rows, arrival, sweep)
 
-    def rank() -> list[tuple[Tried, dict[str, Any]]]:
-        scored = [(one, _score(one, len(rows), arrival, p95_ms)) for one in tried.values() if not one.error]
-        return _prefer_small(scored)
+    def ranked() -> list[tuple[Tried, dict[str, Any]]]:
+        return rank([one for one in tried.values() if not one.error], len(rows), arrival, p95_ms)
 
     choices: tuple[tuple[str, tuple[int, ...]], ...] = (
         ("max_batch_size", sweep.max_batch_sizes),
@@ -183,21 +182,20 @@ def sweep_serving(
     for name, values in choices:
         for value in values:
             measure(dataclasses.replace(best, **{name: value}))
-        if ranked := rank():
-            best = ranked[0][0].setting
-    if not rank():
+        if order := ranked():
+            best = order[0][0].setting
+    if not ranked():
         raise InputError(
             "serving.sweep: no setting is left that Triton loads"
             + "".join(f"; {one.error}" for one in tried.values())[:400]
         )
-    finalists = [one for one, _ in rank()[:FINALISTS]]
+    finalists = [one for one, _ in ranked()[:FINALISTS]]
     if len(finalists) > 1:
         _measure_in_turns(triton, folder, serving, finalists, rows, arrival, sweep)
-    ranked = rank()
     failed = [{**dataclasses.asdict(one.setting), "error": one.error} for one in tried.values() if one.error]
     settings = [
         {**dataclasses.asdict(one.setting), "mean_batch": one.mean_batch, "error": None, **figures}
-        for one, figures in ranked
+        for one, figures in ranked()
     ]
     return {
         "format": FORMAT,
@@ -303,8 +301,18 @@ def _better_first(one: tuple[Tried, dict[str, Any]]) -> tuple[bool, float, float
     return (not figures["meets"], -figures["rows_per_second"] if figures["meets"] else p95, p95)
 
 
-def _prefer_small(scored: list[tuple[Tried, dict[str, Any]]]) -> list[tuple[Tried, dict[str, Any]]]:
-    """In order, but what is as fast as the best and takes fewer threads, or answers sooner, comes first."""
+def rank(
+    tried: Sequence[Tried], rows: int, arrival: Arrival, p95_ms: float | None
+) -> list[tuple[Tried, dict[str, Any]]]:
+    """Settings with their figures, the best first; of those as fast as the fastest, the one that takes fewer threads.
+
+    Args:
+        tried: settings that Triton loaded.
+        rows: of a request.
+        arrival: how requests came.
+        p95_ms: limit of the response time, if there is one.
+    """
+    scored = [(one, _score(one, rows, arrival, p95_ms)) for one in tried]
     ranked = sorted(scored, key=_better_first)
     if not ranked or not ranked[0][1]["meets"]:
         return ranked

@@ -79,6 +79,7 @@ class Sight:
         fault: why it does not.
         sampled: from the sample log.
         drift: against the release's reference, None with too few rows or without one.
+        judgeable: the release has a reference.
         alarms: what is beyond its limit, in words; "drift" comes first where it is.
     """
 
@@ -89,6 +90,7 @@ class Sight:
     fault: str | None
     sampled: Sampled
     drift: PredictionDrift | None
+    judgeable: bool
     alarms: tuple[str, ...]
 
     @property
@@ -157,7 +159,7 @@ class Watcher:
             drift = measure_prediction_drift(release.reference, sampled.labels)
         p95_ms = self._limits.p95_ms or release.serving.promotion.p95_ms
         alarms = tuple(_alarms(replace(self._limits, p95_ms=p95_ms), served, fault, sampled, drift))
-        return Sight(datetime.now(UTC), pointer, served, raw, fault, sampled, drift, alarms)
+        return Sight(datetime.now(UTC), pointer, served, raw, fault, sampled, drift, bool(release.reference), alarms)
 
     def _served(self, name: str, version: int) -> Served:
         now, at = read_metrics(metrics_urls(), name, version), time.monotonic()

@@ -175,8 +175,6 @@ def watch(
         watcher = Watcher(store, model, channel, minutes=window, limits=limits)
         reaction = _Reaction(store, on_drift, timedelta(hours=again_after))
         if once:
-            watcher.look()
-            time.sleep(min(every, 1.0))  # counters tell of the time between two looks
             sight = watcher.look()
             _print(sight, as_json)
             code = reaction.react(sight, wait=True)
