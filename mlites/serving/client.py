@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mlites import stack
 from mlites.data.dataset import Preprocessing
 from mlites.data.raw import to_images, to_table
 from mlites.errors import InputError
@@ -108,8 +109,8 @@ class Client:
             model: name of the releases.
             channel: whose version answers; while a release is tried as production's canary, production's callers give
                 it its share of the calls.
-            store: holds releases and channels; default: that of the environment.
-            triton: that serves them; default: the environment's.
+            store: holds releases and channels; default: that of the environment, or of the embedded stack.
+            triton: that serves them; default: likewise.
             protocol: to ask by.
             preprocessing: "server" sends raw rows, where the recipe has ``serving.preprocessing: server``.
             deadline_s: time for one call, all its attempts included.
@@ -122,7 +123,7 @@ class Client:
         """
         self.model, self.channel = model, channel
         self._store = store or store_from_environment()
-        self._connection: Connection = CONNECTIONS[protocol](triton or Triton.from_environment())
+        self._connection: Connection = CONNECTIONS[protocol](triton or Triton.from_environment(servers()))
         self._on_server = preprocessing == "server"
         self._deadline_s, self._attempts, self._refresh_s = deadline_s, attempts, refresh_s
         self._samples = samples
@@ -325,6 +326,12 @@ def check_rows(rows: NDArray[Any], release: Release) -> NDArray[Any]:
     return array
 
 
-def store_from_environment(environment: Mapping[str, str] = os.environ) -> Store:
-    """The store that MLITES_STORE names."""
+def servers() -> Mapping[str, str]:
+    """The variables that lead to the servers: the environment's where it names a Triton, else the embedded stack's."""
+    return os.environ if os.environ.get("MLITES_TRITON_URL") else stack.environment()
+
+
+def store_from_environment() -> Store:
+    """The store of the servers that callers use."""
+    environment = servers()
     return Store(environment.get("MLITES_STORE") or DEFAULT_STORE, environment)

@@ -211,7 +211,7 @@ def settle(place: Place, pointer: Pointer | None) -> Configuration | None:
     """
     for replica in place.each():
         for name in replica.ready_versions():
-            if re.fullmatch(rf"{re.escape(place.name)}-check-[0-9a-f]{{12}}", name):
+            if re.fullmatch(rf"{re.escape(place.name)}(-raw)?-check-[0-9a-f]{{12}}", name):
                 with suppress(TritonRefused):
                     replica.unload(name)
     if pointer is None:

@@ -7,6 +7,7 @@ from mlites.errors import InputError
 from mlites.serving.channel import CHANNELS, read_channels, served_name
 from mlites.serving.lock import hold
 from mlites.serving.promote import settle
+from mlites.serving.raw import forget_raw
 from mlites.serving.release import MANIFEST, list_releases
 from mlites.serving.server import Triton
 from mlites.serving.versions import Place
@@ -69,5 +70,6 @@ def prune(store: Store, model: str, keep: int, *, triton: Triton | None = None) 
             named = settled.versions if settled else []
             gone = tuple(one for one in place.taken() if one not in named and place.delete_version(one))
             if gone:
+                forget_raw(store, place.name, gone)
                 versions[place.name] = gone
     return Pruned(releases, versions)

@@ -164,6 +164,13 @@ def retire_raw(store: Store, triton: Triton, model: str) -> None:
         triton.unload(name)
 
 
+def forget_raw(store: Store, model: str, versions: tuple[int, ...]) -> None:
+    """Remove the folders of versions that the model itself has no more."""
+    for version in versions:
+        for key in store.keys(model_key(raw_name(model), version, "")):
+            store.delete(key)
+
+
 def recover_raw(inputs: NDArray[np.float32], release: Release) -> NDArray[Any]:
     """Raw rows (n, ...) that are normalised to these inputs: exactly so for 8-bit pixels."""
     numbers = Preprocessing.from_json(release.preprocessing)

@@ -57,6 +57,37 @@ def test_the_served_version_reads_digits(summary: dict[str, Any], workplace: Wor
     assert (answer.argmax(1) == labels[:32]).mean() >= 0.9
 
 
+def test_the_settings_in_service_are_the_best_of_those_tried(summary: dict[str, Any], workplace: Workplace) -> None:
+    sweep = summary["deployment"]["sweep"]
+    assert len(sweep["settings"]) >= 3 and sweep["reason"].startswith("the highest throughput of")
+    servers = workplace.servers()
+    with tritonclient.http.InferenceServerClient(servers["MLITES_TRITON_URL"].removeprefix("http://")) as client:
+        config = client.get_model_config(summary["deployment"]["model"])
+    best = sweep["settings"][0]
+    assert config["max_batch_size"] == best["max_batch_size"]
+    assert config["instance_group"][0]["count"] == best["instances"]
+    assert config["dynamic_batching"].get("max_queue_delay_microseconds", 0) == best["max_queue_delay_us"]
+    assert config["parameters"]["intra_op_thread_count"]["string_value"] == str(best["threads"])
+    page = (workplace.folder / "runs" / "latest" / "report.html").read_text()
+    assert "Tried on a Triton without other callers" in page
+
+
+def test_predict_reads_digits_and_watch_sees_it(summary: dict[str, Any], workplace: Workplace) -> None:
+    images, labels = load_digits(return_X_y=True)
+    np.savez(workplace.folder / "rows.npz", x=images[:200].reshape(-1, 8, 8).astype(np.uint8))
+    asked = workplace.mlites("predict", "digits", "--input", "rows.npz", "--json", "--log-samples")
+    assert asked.returncode == 0, asked.stderr
+    answers = json.loads(asked.stdout)
+    assert answers["version"] == summary["deployment"]["version"]
+    named = np.array([int(row["class"]) for row in answers["rows"]])
+    assert (named == labels[:200]).mean() >= 0.9
+    seen = workplace.mlites("watch", "digits", "--once", "--json")
+    assert seen.returncode == 0, seen.stdout + seen.stderr
+    sight = json.loads(seen.stdout)
+    assert sight["sampled"]["rows"] == 200 and sight["drift"]["psi"] < 0.2 and sight["alarms"] == []
+    assert sight["served"]["requests"] > 0 and sight["served"]["failures"] == 0
+
+
 def test_every_step_is_told_with_its_time(summary: dict[str, Any]) -> None:
     assert len(summary["steps"]) > 20
     assert all(step["seconds"] > 0 and not step["cached"] for step in summary["steps"])

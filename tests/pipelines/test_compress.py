@@ -60,6 +60,17 @@ def test_results_in_the_store_are_bound_to_that_store_and_others_are_not(tmp_pat
     assert all({"name": "MLITES_CODE", "value": "c0de"} in one["container"]["env"] for one in executors.values())
 
 
+def test_settings_are_found_before_deployment_where_the_recipe_asks_for_it(tmp_path: Path) -> None:
+    found = []
+    for name, override in (("with.yaml", "seed=0"), ("without.yaml", "serving={}")):
+        parts = _compile(tmp_path / name, override)["components"].values()
+        tasks = next(one["dag"]["tasks"] for one in parts if "deploy" in one.get("dag", {}).get("tasks", {}))
+        found.append((tasks, tasks["deploy"]["inputs"]["parameters"]["settings"]))
+    (swept, from_sweep), (plain, none) = found
+    assert from_sweep["taskOutputParameter"]["producerTask"] == "sweep" and "sweep" in swept
+    assert none["runtimeValue"]["constant"] == "" and "sweep" not in plain
+
+
 def test_in_a_cluster_credentials_come_from_a_secret_by_name(tmp_path: Path) -> None:
     _compile(tmp_path / "p.yaml")
     _, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
