@@ -84,15 +84,16 @@ class Served:
 
 
 def metrics_urls(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Where Triton tells its metrics: MLITES_TRITON_METRICS, or port 8002 of MLITES_TRITON_URL's host.
+    """Where Triton tells its metrics: MLITES_TRITON_METRICS, or port 8002 of its replicas or MLITES_TRITON_URL's host.
 
-    A host name that leads to several servers, as a headless service does, gives the address of each.
+    A host name that leads to several servers, as MLITES_TRITON_REPLICAS does, gives the address of each.
 
     Raises:
         InputError: neither is an address.
     """
     given = environment.get("MLITES_TRITON_METRICS")
-    parts = urlsplit(given or environment.get("MLITES_TRITON_URL", ""))
+    replicas = environment.get("MLITES_TRITON_REPLICAS")
+    parts = urlsplit(given or (f"http://{replicas}" if replicas else environment.get("MLITES_TRITON_URL", "")))
     try:
         good = parts.scheme in ("http", "https") and parts.hostname
         port = (parts.port if given else METRICS_PORT) or METRICS_PORT

@@ -12,7 +12,6 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -160,28 +159,32 @@ class SampleLog:
         self.flush()
 
 
-def read_samples(store: Store, model: str, since: datetime, until: datetime) -> Iterator[Sample]:
-    """Logged predictions of a time, from objects that end in it; a damaged object is left out.
+class SampleReader:
+    """Reads the log of one model again and again; each object is fetched once, for it never changes."""
 
-    Args:
-        store: holds the log.
-        model: whose.
-        since: first moment.
-        until: last moment.
-    """
-    hour = since.replace(minute=0, second=0, microsecond=0)
-    while hour <= until:
-        for key in store.keys(f"samples/{model}/{hour.strftime(HOUR)}/"):
-            stamp = key.rsplit("/", 1)[1].split("-")[0]
-            if stamp.isdecimal() and int(stamp) / 1000 >= since.timestamp():
-                yield from _rows(store, key, since.timestamp(), until.timestamp())
-        hour += timedelta(hours=1)
+    def __init__(self, store: Store, model: str) -> None:
+        self._store, self._model = store, model
+        self._known: dict[str, list[Sample]] = {}
+
+    def read(self, since: datetime, until: datetime) -> list[Sample]:
+        """Logged predictions of a time, in the order of their objects; a damaged object is left out."""
+        keys = []
+        hour = since.replace(minute=0, second=0, microsecond=0)
+        while hour <= until:
+            for key in self._store.keys(f"samples/{self._model}/{hour.strftime(HOUR)}/"):
+                stamp = key.rsplit("/", 1)[1].split("-")[0]
+                if stamp.isdecimal() and int(stamp) / 1000 >= since.timestamp():
+                    keys.append(key)
+            hour += timedelta(hours=1)
+        self._known = {key: self._known.get(key) or _rows(self._store, key) for key in keys}
+        found = (one for samples in self._known.values() for one in samples)
+        return [one for one in found if since.timestamp() <= one.at <= until.timestamp()]
 
 
-def _rows(store: Store, key: str, since: float, until: float) -> Iterator[Sample]:
+def _rows(store: Store, key: str) -> list[Sample]:
     try:
         document = json.loads(store.get(key))
-        found = [
+        return [
             Sample(
                 float(row["at"]),
                 int(row["version"]),
@@ -193,8 +196,7 @@ def _rows(store: Store, key: str, since: float, until: float) -> Iterator[Sample
             for row in document["rows"]
         ]
     except (InputError, ValueError, KeyError, TypeError):
-        return
-    yield from (one for one in found if since <= one.at <= until)
+        return []
 
 
 def _encode(row: NDArray[Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from mlites.serving.drift import PredictionDrift, measure_prediction_drift
 from mlites.serving.metrics import Reading, Served, between, metrics_urls, read_metrics
 from mlites.serving.raw import raw_name
 from mlites.serving.release import read_release
-from mlites.serving.samples import read_samples
+from mlites.serving.samples import SampleReader
 from mlites.serving.server import TritonRefused
 from mlites.storage import MissingObject, PreconditionFailed, Store
 
@@ -132,6 +132,7 @@ class Watcher:
         """
         self._store, self._model, self._channel = store, model, channel
         self._minutes, self._limits = minutes, limits
+        self._log = SampleReader(store, model)
         self._before: dict[tuple[str, int], tuple[Reading, float]] = {}
 
     def look(self) -> Sight:
@@ -170,7 +171,7 @@ class Watcher:
     def _sampled(self, pointer: Pointer) -> Sampled:
         until = datetime.now(UTC)
         since = max(until - timedelta(minutes=self._minutes), pointer.at - timedelta(minutes=1))
-        found = [one for one in read_samples(self._store, self._model, since, until) if one.digest == pointer.digest]
+        found = [one for one in self._log.read(since, until) if one.digest == pointer.digest]
         labels: dict[str, int] = {}
         for one in found:
             labels[one.label] = labels.get(one.label, 0) + 1

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from click.testing import CliRunner, Result
 from mlites.errors import InputError
 from mlites.recipe import Serving
 from mlites.serving.raw import load_raw
-from mlites.serving.samples import read_samples
+from mlites.serving.samples import SampleReader
 from mlites.serving.server import Triton
 from mlites.storage import Store
 from pipelines.cli import cli
@@ -64,11 +65,9 @@ def test_people_get_a_line_for_each_row_and_where_the_answer_came_from(model: st
     best = NETWORK.probabilities(NETWORK.raw(6)).max(axis=1)
     assert f"{best[0]:.1%}" in lines[1]
     assert f"{model} version 1 (production, release " in found.stderr and ": 6 rows in " in found.stderr
-    from datetime import UTC, datetime, timedelta
-
     now = datetime.now(UTC)
     store = Store.open("s3://mlites")
-    assert len(list(read_samples(store, model, now - timedelta(minutes=1), now + timedelta(minutes=1)))) == 6
+    assert len(SampleReader(store, model).read(now - timedelta(minutes=1), now + timedelta(minutes=1))) == 6
 
 
 def test_rows_are_fetched_from_s3(model: str, rows: Path) -> None:

@@ -52,6 +52,7 @@ def test_between_two_readings_counts_what_is_new_and_a_restart_counts_anew() -> 
     [
         ({"MLITES_TRITON_URL": "http://127.0.0.1:8000"}, ["http://127.0.0.1:8002/metrics"]),
         ({"MLITES_TRITON_METRICS": "http://127.0.0.1:9", "MLITES_TRITON_URL": "http://h"}, ["http://127.0.0.1:9/metrics"]),
+        ({"MLITES_TRITON_REPLICAS": "127.0.0.1:8000", "MLITES_TRITON_URL": "http://h"}, ["http://127.0.0.1:8002/metrics"]),
         ({"MLITES_TRITON_METRICS": "https://t.example/m"}, ["https://t.example:8002/m"]),
     ],
 )  # fmt: skip

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from mlites.recipe import Serving
 from mlites.recipe.promotion import Promotion
+from mlites.serving.channel import read_channel
 from mlites.serving.client import Client
 from mlites.serving.promote import promote, rollback
-from mlites.serving.raw import load_raw, prove_raw, recover_raw
+from mlites.serving.raw import follow_channel, forget_raw, load_raw, prove_raw, recover_raw
 from mlites.serving.release import Release, make_release
 from mlites.serving.server import Triton, TritonRefused
 from mlites.serving.smoke import WrongAnswers
@@ -103,10 +104,10 @@ def test_raw_rows_are_answered_through_promotion_and_rollback_as_by_the_client_a
         finally:
             done.set()
             thread.join()
-        assert (after.version, after.digest) == (2, releases[1]) and (back.version, back.digest) == (3, releases[0])
+        assert (after.version, after.digest) == (2, releases[1]) and (back.version, back.digest) == (1, releases[0])
         np.testing.assert_allclose(after.probabilities, networks[1].probabilities(raw), atol=1e-5)
         np.testing.assert_allclose(back.probabilities, networks[0].probabilities(raw), atol=1e-5)
-    assert faults == [] and {version for version, _ in found} == {1, 2, 3}
+    assert faults == [] and {version for version, _ in found} == {1, 2}
     for version, probabilities in found:
         np.testing.assert_allclose(probabilities, networks[version == 2].probabilities(raw[:1]), atol=1e-5)
     assert [one for one in triton.ready_versions() if "check" in one and name in one] == []
@@ -119,17 +120,23 @@ def test_raw_rows_are_answered_through_promotion_and_rollback_as_by_the_client_a
     assert text.split(":")[2] == back.labels[0] and float(text.split(":")[0]) == pytest.approx(
         back.probabilities[0].max(), abs=1e-5
     )
-    # a release whose clients preprocess takes no raw rows
-    assert triton.ready_versions()[f"{name}-raw"] == [3]
-    alone = make_release(
-        store,
-        networks[1].folder(tmp_path),
-        name,
-        serving=SERVER.model_copy(update={"preprocessing": "client"}),
-        rows=golden(networks[1]),
-    )
-    promote(store, name, alone.digest)
-    assert [one for one in triton.ready_versions() if one.startswith(f"{name}-")] == []
+    assert triton.ready_versions()[f"{name}-raw"] == [1]
+
+
+def test_a_release_whose_clients_normalise_takes_no_raw_rows(
+    in_stack: dict[str, str], name: str, tmp_path: Path
+) -> None:
+    store, triton, network = Store.open(in_stack["MLITES_STORE"]), Triton.from_environment(), Network("table")
+    for preprocessing, raw in (("server", [1]), ("client", None)):
+        serving = SERVER.model_copy(update={"preprocessing": preprocessing})
+        serve(store, triton, network.folder(tmp_path), name, golden(network), serving=serving)
+        pointer = read_channel(store, name, "production")
+        assert pointer is not None
+        follow_channel(store, triton, pointer, [pointer.version])
+        assert triton.ready_versions().get(f"{name}-raw") == raw
+        assert bool(store.keys(f"repository/{name}-raw/config.pbtxt")) == bool(raw)
+    forget_raw(store, name, (1,))
+    assert store.keys(f"repository/{name}-raw/1/") == []
 
 
 @pytest.mark.parametrize("kind", ["images", "table"])

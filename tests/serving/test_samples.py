@@ -8,7 +8,7 @@ import pytest
 
 from mlites.errors import InputError
 from mlites.serving.client import Predictions
-from mlites.serving.samples import SampleLog, read_samples
+from mlites.serving.samples import SampleLog, SampleReader
 from mlites.storage import Store
 
 DEAD = {"MLITES_S3_ENDPOINT": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
@@ -22,7 +22,7 @@ def predictions(rows: int, version: int = 1) -> Predictions:
 
 def read(store: Store, model: str) -> list[tuple[str, float, int, float]]:
     now = datetime.now(UTC)
-    found = read_samples(store, model, now - timedelta(minutes=5), now + timedelta(minutes=5))
+    found = SampleReader(store, model).read(now - timedelta(minutes=5), now + timedelta(minutes=5))
     return [(one.label, one.probability, one.version, one.milliseconds) for one in found]
 
 
@@ -95,6 +95,28 @@ def test_damaged_and_foreign_objects_are_left_out(store: Store, model: str) -> N
     for name, content in (("9999999999999-a.json", b"{"), ("9999999999999-b.json", b'{"rows":[{}]}'), ("x.json", b"")):
         store.put(f"{key.rsplit('/', 1)[0]}/{name}", content)
     assert len(read(store, model)) == 2
+
+
+def test_an_object_is_fetched_once_and_new_ones_are_found(store: Store, model: str) -> None:
+    fetched = []
+
+    class Counting(Store):
+        def get(self, key: str) -> bytes:
+            fetched.append(key)
+            return super().get(key)
+
+    counting = Counting(store.uri, {})
+    counting._client = store._client
+    now = datetime.now(UTC)
+    reader = SampleReader(counting, model)
+    for rows in (3, 8):
+        log = SampleLog(store, model)
+        log.add(predictions(rows - len(fetched) * 3), np.zeros((8, 4), np.float32))
+        log.close()
+        for _ in range(2):
+            assert len(reader.read(now - timedelta(minutes=1), now + timedelta(minutes=1))) == rows
+    assert len(fetched) == len(set(fetched)) == 2
+    assert reader.read(now + timedelta(hours=2), now + timedelta(hours=3)) == []
 
 
 def test_a_share_outside_of_0_to_1_is_refused(store: Store) -> None:
