@@ -105,14 +105,15 @@ def prove_raw(
     logits = infer(session, folder / "model.onnx", inputs)
     name = f"{raw_name(model)}-check-{uuid.uuid4().hex[:12]}"
     files = {f"1/{file}": content for file, content in version_files(model, version, release).items()}
-    try:
-        config = configuration_json(raw_configuration(name, release, [1]))
-        triton.load_apart(name, config, {**files, LABELS: _labels(release)})
-        triton.wait_until_ready(name, 1)
-        _compare(triton, name, raw, logits, release.serving.max_batch_size)
-    finally:
-        with suppress(TritonRefused):
-            triton.unload(name)
+    config = configuration_json(raw_configuration(name, release, [1]))
+    for replica in triton.each():
+        try:
+            replica.load_apart(name, config, {**files, LABELS: _labels(release)})
+            replica.wait_until_ready(name, 1)
+            _compare(replica, name, raw, logits, release.serving.max_batch_size)
+        finally:
+            with suppress(TritonRefused):
+                replica.unload(name)
 
 
 def load_raw(store: Store, triton: Triton, model: str, release: Release, versions: list[int]) -> None:
@@ -125,8 +126,9 @@ def load_raw(store: Store, triton: Triton, model: str, release: Release, version
         store.put(model_key(name, versions[-1], file), content)
     store.put(model_key(name, LABELS), _labels(release))
     there = [one for one in versions if _read(store, model_key(name, one, FACTS))]
-    triton.load_with(name, configuration_json(raw_configuration(name, release, there)))
-    triton.wait_until_ready(name, versions[-1])
+    for replica in triton.each():
+        replica.load_with(name, configuration_json(raw_configuration(name, release, there)))
+        replica.wait_until_ready(name, versions[-1])
 
 
 def follow_channel(store: Store, triton: Triton, pointer: Pointer, versions: list[int]) -> None:
@@ -150,7 +152,7 @@ def follow_channel(store: Store, triton: Triton, pointer: Pointer, versions: lis
         return
     stored = [one for one in versions if one == pointer.version or _read(store, model_key(name, one, FACTS))]
     text = raw_configuration(name, release, stored)
-    if triton.ready_versions().get(name) != stored:
+    if any(replica.ready_versions().get(name) != stored for replica in triton.each()):
         load_raw(store, triton, pointer.served_as, release, stored)
     if _read(store, key) != text:
         store.put(key, text.encode())
@@ -160,8 +162,9 @@ def retire_raw(store: Store, triton: Triton, model: str) -> None:
     """Stop taking raw rows for a model, if it does."""
     name = raw_name(model)
     store.delete(model_key(name, CONFIG))
-    if name in triton.ready_versions():
-        triton.unload(name)
+    for replica in triton.each():
+        if name in replica.ready_versions():
+            replica.unload(name)
 
 
 def forget_raw(store: Store, model: str, versions: tuple[int, ...]) -> None:
