@@ -79,22 +79,10 @@ def python_call(deployment: DeploymentSummary, signature: Signature, classes: li
 
 
 def rollback_commands(deployment: DeploymentSummary) -> str:
-    """Shell commands that point Triton at the version before; where there is none, that stop serving."""
-    base = (deployment.triton_url or "").rstrip("/")
-    control = f"{base}/v2/repository/models/{quote(deployment.model, errors='replace')}"
-    if deployment.previous_version is None:
+    """Shell commands that bring back the release before; where there is none, that stop serving."""
+    if deployment.previous_release is None:
+        base = (deployment.triton_url or "").rstrip("/")
+        control = f"{base}/v2/repository/models/{quote(deployment.model, errors='replace')}"
         return f"curl -s -X POST {shlex.quote(control + '/unload')}\n"
-    earlier = deployment.previous_version
-    pointer = shlex.quote(f"{deployment.repository}/config.pbtxt")
-    ready = f"{base}/v2/models/{quote(deployment.model, errors='replace')}/versions/{earlier}/ready"
-    return (
-        "# 1. point config.pbtxt at the version before (with the keys and AWS_ENDPOINT_URL of the store);\n"
-        "#    the version folders stay as they are\n"
-        f"aws s3 cp {pointer} config.pbtxt\n"
-        f"sed -i -E 's/versions: *(\\[[^]]*\\]|[0-9]+)/versions: [{earlier}]/' config.pbtxt\n"
-        f"aws s3 cp config.pbtxt {pointer}\n\n"
-        "# 2. let Triton read it again\n"
-        f"curl -s -X POST {shlex.quote(control + '/load')}\n\n"
-        "# 3. 200 means that the version answers\n"
-        f"curl -s -o /dev/null -w '%{{http_code}}\\n' {shlex.quote(ready)}\n"
-    )
+    model = shlex.quote(deployment.model)
+    return f"mlites releases {model}\nmlites rollback {model}\n"

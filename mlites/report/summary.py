@@ -291,6 +291,8 @@ class DeploymentSummary(Part):
     triton_url: str | None = None
     grpc_url: str | None = None
     previous_version: int | None = None
+    release: str | None = Field(None, description="Digest of the release in service.")
+    previous_release: str | None = Field(None, description="What `mlites rollback` brings back.")
     golden: Golden | None = None
     reasons: list[str] = []
     sweep: SweepSummary | None = None

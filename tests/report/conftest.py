@@ -356,7 +356,8 @@ def make_deployment(status: str = "deployed") -> dict[str, Any]:
         return {**document, "version": None, "reasons": ["speed-up 7.2x is below 40x"]}
     return document | {
         "version": 3, "previous_version": 2, "repository": "s3://mlites/repository/digits", "sha256": "5" * 64,
-        "model_digest": "6" * 64, "triton_url": "http://127.0.0.1:8000", "grpc_url": "127.0.0.1:8001",
+        "model_digest": "6" * 64, "release": "7" * 64, "previous_release": "8" * 64,
+        "triton_url": "http://127.0.0.1:8000", "grpc_url": "127.0.0.1:8001",
         "golden": {"samples": 16, "max_abs_difference": 1.9e-6, "agreement": 1.0},
     }  # fmt: skip
 

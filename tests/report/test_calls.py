@@ -12,8 +12,8 @@ from mlites.report.calls import Signature, curl_call, python_call, rollback_comm
 from mlites.report.summary import DeploymentSummary
 
 DEPLOYED = DeploymentSummary(
-    model="digits", version=3, previous_version=2, triton_url="http://127.0.0.1:8000/", repository="s3://b/r/digits"
-)
+    model="digits", version=3, previous_version=2, previous_release="5" * 64, triton_url="http://127.0.0.1:8000/",
+)  # fmt: skip
 IMAGE = Signature(input_shape=[3, 4, 4], preprocessing={"scale": 1 / 255, "mean": [0.1, 0.2, 0.3], "std": [0.5, 1, 2]})
 TABLE = Signature(input_shape=[2], preprocessing={"scale": 1.0, "mean": [5.0, -1.0], "std": [2.0, 3.0]})
 
@@ -70,25 +70,12 @@ def test_hostile_names_stay_one_word_of_the_shell(name):
     hostile = DEPLOYED.model_copy(update={"model": name, "repository": f"s3://b/{name}"})
     words = shlex.split(curl_call(hostile, TABLE).split(" |\n")[1])
     assert len(words) == 7 and words[2].startswith("http://127.0.0.1:8000/v2/models/")
-    lines = [line for line in rollback_commands(hostile).splitlines() if line.startswith("aws")]
-    assert [shlex.split(line)[3:] for line in lines] == [
-        [f"s3://b/{name}/config.pbtxt", "config.pbtxt"],
-        ["config.pbtxt", f"s3://b/{name}/config.pbtxt"],
+    assert [shlex.split(line) for line in rollback_commands(hostile).splitlines()] == [
+        ["mlites", "releases", name],
+        ["mlites", "rollback", name],
     ]
 
 
-@pytest.mark.parametrize("policy", ["versions: [ 3 ]", "versions: 3", "versions: [3]"])
-def test_rollback_points_the_config_at_the_version_before(tmp_path, policy):
-    config = tmp_path / "config.pbtxt"
-    config.write_text(f'name: "digits"\nversion_policy: {{ specific: {{ {policy} }} }}\nmax_batch_size: 32\n')
-    edit = next(line for line in rollback_commands(DEPLOYED).splitlines() if line.startswith("sed"))
-    subprocess.run(["bash", "-c", edit], cwd=tmp_path, check=True)
-    assert config.read_text() == (
-        'name: "digits"\nversion_policy: { specific: { versions: [2] } }\nmax_batch_size: 32\n'
-    )
-
-
-def test_rollback_loads_and_asks_whether_the_version_is_ready():
-    commands = rollback_commands(DEPLOYED)
-    assert "-X POST http://127.0.0.1:8000/v2/repository/models/digits/load" in commands
-    assert "http://127.0.0.1:8000/v2/models/digits/versions/2/ready" in commands
+def test_what_has_nothing_before_it_can_only_be_stopped():
+    first = DEPLOYED.model_copy(update={"previous_release": None})
+    assert rollback_commands(first) == "curl -s -X POST http://127.0.0.1:8000/v2/repository/models/digits/unload\n"

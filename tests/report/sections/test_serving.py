@@ -6,7 +6,7 @@ from tests.report.page import Page
 
 def test_first_version_has_nothing_to_go_back_to(run):
     summary, details = run()
-    first = summary.deployment.model_copy(update={"version": 1, "previous_version": None})
+    first = summary.deployment.model_copy(update={"version": 1, "previous_version": None, "previous_release": None})
     page = Page(render(summary.model_copy(update={"deployment": first}), details))
     assert "This is the first version" in page.text and "/v2/repository/models/digits/unload" in page.text
 
@@ -46,10 +46,10 @@ def test_settings_stand_in_a_table_with_the_one_in_service_first(run):
     words = page.text[start : start + 900]
     assert "callers that ask again when they are answered (8 at once), 1 row each" in words
     assert "the 95th percentile may be 5.00 ms. Chosen: the highest throughput of 2 settings." in words
-    assert words.index("8 in service 100 µs 1 1 1.91 k rows/s 1.70 ms 3.61 ms 8.40 ms 2.7 ✓ within") < words.index(
-        "32 0 µs 2 1 1.30 k rows/s 4.60 ms 14.2 ms 20.4 ms 2.5 ✕ beyond"
+    assert words.index("8 rows in service 100 µs 1 1 1.91 k rows/s 1.70 ms 3.61 ms 8.40 ms 2.7 ✓ within") < words.index(
+        "32 rows 0 µs 2 1 1.30 k rows/s 4.60 ms 14.2 ms 20.4 ms 2.5 ✕ beyond"
     )
-    assert f"64 0 µs 1 1 {' '.join(5 * [NOTHING])} not loaded" in words
+    assert f"64 rows 0 µs 1 1 {' '.join(5 * [NOTHING])} not loaded" in words
     assert {"title": "no <memory>"} in page.all("span")
 
 
