@@ -174,6 +174,25 @@ class Store:
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
             return sorted(item["Key"][strip:] for page in pages for item in page.get("Contents", []))
 
+    def get_json(self, key: str) -> Any:
+        """Read a JSON value that mlites wrote.
+
+        Raises:
+            MissingObject: no object has this key.
+        """
+        return json.loads(self.get(key))
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object within the store, without its bytes passing here.
+
+        Raises:
+            MissingObject: no object has the source's key.
+        """
+        with self._faults(source):
+            self._client.copy_object(
+                Bucket=self.bucket, Key=self._key(target), CopySource={"Bucket": self.bucket, "Key": self._key(source)}
+            )
+
     def stat(self, key: str) -> ObjectStat:
         """Size, etag and recorded digest of an object.
 

@@ -5,13 +5,14 @@ old version in service, and whatever fails after brings it back. Nothing is in d
 the next one finds the channel whole and puts in order what was left behind.
 """
 
+import os
 import re
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -34,6 +35,7 @@ from mlites.serving.lock import Busy, Lock, hold
 from mlites.serving.raw import follow_channel, load_raw, prove_raw, retire_raw
 from mlites.serving.release import Fetched, fetch_release
 from mlites.serving.repository import configuration, configuration_json
+from mlites.serving.rollout import place_of
 from mlites.serving.sandbox import Sandbox, sandbox
 from mlites.serving.server import Counts, Triton, TritonRefused
 from mlites.serving.smoke import Comparison, WrongAnswers
@@ -116,8 +118,8 @@ def promote(
         Busy: another promoter is at work in this channel, or was faster.
         PromotionFailed: the release does not prove itself; what was served before is.
     """
-    triton = triton or Triton.from_environment()
-    triton.check()
+    place = place_of(store, served_name(model, channel), triton or Triton.from_environment(), os.environ)
+    place.check()
     before = read_channel(store, model, channel)
     findings: list[str] = []
 
@@ -131,7 +133,6 @@ def promote(
         former = read_channel(store, model, channel)
         if former != before:
             raise Busy(f"{channel} of {model} was given to {_named(former)} meanwhile; look at it, then try again")
-        place = Place(store, served_name(model, channel), triton)
         if former:
             _follow(place, former)
         found = settle(place, former)
@@ -140,17 +141,17 @@ def promote(
         tell("verified", f"{len(candidate.release.objects)} objects of {digest[:12]}")
         if former and former.digest == digest:
             subject = Subject(place.name, former.version, candidate)
-            golden = _fit(model, digest, lambda: parity(triton, subject), former)
+            golden = _fit(model, digest, lambda: _ask_each(place, subject), former)
             return Promoted(former, candidate, golden, _beside(found, former.version), tuple(findings))
         stable = _stable(store, model, former, scratch / "stable")
         _fit(model, digest, lambda: _prove(place, trial, candidate, stable, former, tell), former)
         limits = candidate.release.serving.promotion
         if channel == "production" and former and stable and limits.canary_share > 0:
             beside = Subject(place.name, former.version, stable)
-            _fit(model, digest, lambda: _share(store, triton, candidate, beside, tell), former)
+            _fit(model, digest, lambda: _share(place, candidate, beside, tell), former)
         pointer, golden = _put_into_service(place, lock, candidate, channel, former, found, tell)
         try:
-            tell("watched", _watch(triton, candidate, pointer))
+            tell("watched", _watch(place, candidate, pointer))
             lock.check()
         except (Unfit, TritonRefused) as error:
             words = _take_back(place, lock, pointer, former, stable, tell, str(error))
@@ -182,8 +183,8 @@ def rollback(
         Busy: another rollback was faster.
         PromotionFailed: the release cannot be served; what was served before is.
     """
-    triton = triton or Triton.from_environment()
-    triton.check()
+    place = place_of(store, served_name(model, channel), triton or Triton.from_environment(), os.environ)
+    place.check()
     with _promoter(store, model, channel, f"rollback of {model}", preempt=True) as (lock, scratch):
         say("locked", f"{channel} of {model}")
         former = read_channel(store, model, channel)
@@ -196,7 +197,6 @@ def rollback(
             raise InputError(f"{model}@{digest[:12]} is in {channel} already; see: mlites releases {model}")
         if digest not in former.trail and digest not in {one.digest for one in history(store, model, channel)}:
             raise InputError(f"{model}@{digest[:12]} was never in {channel}; promote it: mlites promote")
-        place = Place(store, served_name(model, channel), triton)
         target = _fetch(store, model, digest, scratch / "target")
         say("verified", f"{len(target.release.objects)} objects of {digest[:12]}")
         pointer, golden = _bring_back(place, lock, target, former, say, "asked for")
@@ -294,8 +294,8 @@ def _prove(
             judge_speed(box.triton, mine, theirs, limits.trial_seconds),
         ]
     tell("tried", "; ".join(words))
-    if limits.shadow_seconds > 0:
-        replica = place.each()[0]
+    replica = next(iter(place.each()), None)  # before the first rollout there is none
+    if limits.shadow_seconds > 0 and replica:
         name = f"{place.name}-check-{uuid.uuid4().hex[:12]}"
         try:
             shadow = _load(replica, candidate, name)
@@ -310,6 +310,18 @@ def _prove(
 def _instances(candidate: Fetched, stable: Fetched | None) -> float:
     """Times as many instances as in service, which take as many times the memory and are asked for."""
     return candidate.release.serving.instances / stable.release.serving.instances if stable else 1.0
+
+
+def _ask_each(place: Place, subject: Subject) -> Comparison:
+    """Golden parity in every replica; the largest difference counts.
+
+    Raises:
+        Unfit: one answers otherwise, or there is none.
+    """
+    found = [parity(replica, subject) for replica in place.each()]
+    if not found:
+        raise Unfit("no replica is ready")
+    return max(found, key=lambda one: one.max_abs_difference)
 
 
 def _check_interface(candidate: Fetched, stable: Fetched) -> None:
@@ -393,7 +405,7 @@ def _put_into_service(
         beside = _load_beside(place, fetched, version, former, found, alone_will_do=bool(taken_back))
         tell("loaded", f"version {version}{f' beside {beside}' if beside else ''}")
         subject = Subject(place.name, version, fetched)
-        golden = [parity(replica, subject) for replica in place.each()][-1]
+        golden = _ask_each(place, subject)
         if release.serving.preprocessing == "server":
             prove_raw(place.triton, place.name, release, fetched.folder, version, fetched.golden.rows)
             load_raw(store, place.triton, place.name, release, [beside, version] if beside else [version])
@@ -448,7 +460,7 @@ def _bring_back(
         return _put_into_service(place, lock, fetched, former.channel, former, place.read(), tell, why)
     assert version is not None
     try:
-        golden = [parity(replica, Subject(place.name, version, fetched)) for replica in place.each()][-1]
+        golden = _ask_each(place, Subject(place.name, version, fetched))
     except (Unfit, TritonRefused):  # loaded, but not what it was
         return _put_into_service(place, lock, fetched, former.channel, former, place.read(), tell, why)
     tell("answered", f"version {version}, largest difference {golden.max_abs_difference:.1e}")
@@ -549,14 +561,14 @@ def _restore(place: Place, found: Configuration | None, written: Configuration |
         return f"going back is left to the next promotion or rollback ({error})"
 
 
-def _share(store: Store, triton: Triton, candidate: Fetched, stable: Subject, tell: Say) -> None:
+def _share(production: Place, candidate: Fetched, stable: Subject, tell: Say) -> None:
     """Give the candidate some of the callers' requests by the canary channel, and judge it beside the rest.
 
     Raises:
         Unfit: it fails more of them, or is slower.
     """
-    release = candidate.release
-    limits, place = release.serving.promotion, Place(store, served_name(release.model, "canary"), triton)
+    release, store = candidate.release, production.store
+    limits, place = release.serving.promotion, replace(production, name=served_name(release.model, "canary"))
     with _promoter(store, release.model, "canary", f"canary of {release.model}@{release.digest[:12]}") as (lock, _):
         former = read_channel(store, release.model, "canary")
         quiet: Say = lambda step, words: None  # noqa: E731
@@ -565,9 +577,10 @@ def _share(store: Store, triton: Triton, candidate: Fetched, stable: Subject, te
         )
         mine = Subject(place.name, pointer.version, candidate)
         try:
-            before = triton.counts(mine.name, mine.version)
-            words = judge_speed(triton, mine, stable, limits.canary_seconds)
-            answered = _check_errors(triton, mine, before)
+            replica = place.each()[0]
+            before = replica.counts(mine.name, mine.version)
+            words = judge_speed(replica, mine, stable, limits.canary_seconds)
+            answered = _check_errors(replica, mine, before)
         finally:
             closed = next_pointer(release.model, "canary", release.digest, pointer.version, pointer, share=0.0)
             record(store, swap_channel(store, closed, pointer))
@@ -587,8 +600,8 @@ def _check_errors(triton: Triton, subject: Subject, before: Counts) -> int:
     return answered
 
 
-def _watch(triton: Triton, candidate: Fetched, pointer: Pointer) -> str:
-    """Look at a version that callers use.
+def _watch(place: Place, candidate: Fetched, pointer: Pointer) -> str:
+    """Look at a version that callers use, in each replica.
 
     Raises:
         Unfit: requests fail, or take too long.
@@ -597,9 +610,12 @@ def _watch(triton: Triton, candidate: Fetched, pointer: Pointer) -> str:
     if seconds == 0:
         return "not asked for"
     subject = Subject(pointer.served_as, pointer.version, candidate)
-    before = triton.counts(subject.name, subject.version)
-    words = judge_speed(triton, subject, None, seconds)
-    return f"{_check_errors(triton, subject, before)} requests answered in {seconds:g} s; {words}"
+    answered, replicas = 0, place.each()
+    for replica in replicas:
+        before = replica.counts(subject.name, subject.version)
+        words = judge_speed(replica, subject, None, seconds / len(replicas))
+        answered += _check_errors(replica, subject, before)
+    return f"{answered} requests answered in {seconds:g} s; {words}"
 
 
 def _take_back(

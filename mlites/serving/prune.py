@@ -1,5 +1,6 @@
 """Remove what nothing needs any more: old releases, and version folders that Triton does not load."""
 
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -9,8 +10,8 @@ from mlites.serving.lock import hold
 from mlites.serving.promote import settle
 from mlites.serving.raw import forget_raw
 from mlites.serving.release import MANIFEST, list_releases
+from mlites.serving.rollout import RolloutPlace, place_of
 from mlites.serving.server import Triton
-from mlites.serving.versions import Place
 from mlites.storage import Store
 
 
@@ -46,7 +47,7 @@ def prune(store: Store, model: str, keep: int, *, triton: Triton | None = None) 
     if keep < 1:
         raise InputError(f"--keep must be at least 1, got {keep}")
     triton = triton or Triton.from_environment()
-    triton.check()
+    place_of(store, model, triton, os.environ).check()
     listed = list_releases(store, model)
     if not listed:
         raise InputError(f"{model} has no releases in {store.uri}; check the name")
@@ -65,11 +66,13 @@ def prune(store: Store, model: str, keep: int, *, triton: Triton | None = None) 
                 store.delete(key)
         versions = {}
         for channel in CHANNELS:
-            place = Place(store, served_name(model, channel), triton)
+            place = place_of(store, served_name(model, channel), triton, os.environ)
             settled = settle(place, pointers.get(channel))
             named = settled.versions if settled else []
             gone = tuple(one for one in place.taken() if one not in named and place.delete_version(one))
             if gone:
                 forget_raw(store, place.name, gone)
                 versions[place.name] = gone
+            if isinstance(place, RolloutPlace):
+                place.prune_revisions()
     return Pruned(releases, versions)

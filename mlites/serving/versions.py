@@ -5,7 +5,6 @@ been verified before. Loading goes by the configuration in the request: Triton t
 seconds, and the file is for its next start.
 """
 
-import json
 import tempfile
 import uuid
 from collections.abc import Sequence
@@ -127,7 +126,7 @@ class Shelf:
 
     def sha256(self, version: int) -> str:
         """Of a version's model.onnx, as its manifest says."""
-        files = json.loads(self.store.get(model_key(self.name, version, MANIFEST)))["files"]
+        files = self.store.get_json(model_key(self.name, version, MANIFEST))["files"]
         return str(files["model.onnx"]["sha256"])
 
     def check_version(self, version: int) -> dict[str, str]:
@@ -178,6 +177,14 @@ class Place(Shelf):
 
     triton: Triton
 
+    def check(self) -> None:
+        """Make sure that the server answers.
+
+        Raises:
+            InputError: it does not.
+        """
+        self.triton.check()
+
     def each(self) -> list[Triton]:
         """Every replica of the server."""
         return self.triton.each()
@@ -195,7 +202,7 @@ class Place(Shelf):
     def loaded(self) -> list[int]:
         """Versions that every replica takes requests for, ascending."""
         ready = [set(replica.ready_versions().get(self.name, [])) for replica in self.each()]
-        return sorted(set.intersection(*ready))
+        return sorted(set.intersection(*ready)) if ready else []
 
     def complete(self, text: str) -> None:
         """Load a configuration where it is not: in a replica that has started since, by an older config.pbtxt."""
