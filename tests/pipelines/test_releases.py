@@ -11,17 +11,24 @@ import yaml
 from click.testing import CliRunner
 
 from mlites.models.card import write_model_folder
-from mlites.serving.sandbox import sandbox
+from mlites.serving.sandbox import Sandbox, sandbox
 from mlites.serving.signature import make_keys
 from mlites.storage import Store
 from pipelines import cli
 from tests.serving import planted
 
 
+@pytest.fixture(scope="module")
+def box() -> Iterator[Sandbox]:
+    """One sandbox for all tests here."""
+    with sandbox({}) as one:
+        yield one
+
+
 @pytest.fixture
 def mlites(
-    in_stack: dict[str, str], _home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> Iterator[Any]:
+    in_stack: dict[str, str], _home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, box: Sandbox
+) -> Any:
     """Runs the command line in this process; what it printed and its exit code."""
     monkeypatch.setenv("MLITES_HOME", str(_home))
     monkeypatch.chdir(tmp_path)
@@ -36,10 +43,9 @@ def mlites(
         said = capsys.readouterr()
         return said.out, said.err, code
 
-    with sandbox({}) as box:
-        monkeypatch.setenv("MLITES_SANDBOX_URL", box.triton.url)
-        monkeypatch.setenv("MLITES_SANDBOX_GRPC", box.triton.grpc)
-        yield run
+    monkeypatch.setenv("MLITES_SANDBOX_URL", box.triton.url)
+    monkeypatch.setenv("MLITES_SANDBOX_GRPC", box.triton.grpc)
+    return run
 
 
 def test_a_release_goes_from_a_folder_to_production_and_back(mlites: Any, tmp_path: Path, in_stack: Any) -> None:
