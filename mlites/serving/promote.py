@@ -32,10 +32,10 @@ from mlites.serving.channel import (
     swap_channel,
 )
 from mlites.serving.lock import Busy, Lock, hold
-from mlites.serving.raw import follow_channel, load_raw, prove_raw, retire_raw
+from mlites.serving.raw import check_raw, follow_channel, load_raw, prove_raw, retire_raw
 from mlites.serving.release import Fetched, fetch_release
 from mlites.serving.repository import configuration, configuration_json
-from mlites.serving.rollout import place_of
+from mlites.serving.rollout import RolloutPlace, place_of
 from mlites.serving.sandbox import Sandbox, sandbox
 from mlites.serving.server import Counts, Triton, TritonRefused
 from mlites.serving.smoke import Comparison, WrongAnswers
@@ -139,6 +139,7 @@ def promote(
         tell("settled", _named(former))
         candidate = _fetch(store, model, digest, scratch / "candidate")
         tell("verified", f"{len(candidate.release.objects)} objects of {digest[:12]}")
+        check_raw(candidate.release, rolled_out=isinstance(place, RolloutPlace))
         if former and former.digest == digest:
             subject = Subject(place.name, former.version, candidate)
             golden = _fit(model, digest, lambda: _ask_each(place, subject), former)
@@ -501,6 +502,8 @@ def _drain(place: Place, pointer: Pointer, alone: str, version: int, tell: Say) 
 
 def _follow(place: Place, pointer: Pointer, beside: int | None = None) -> None:
     """Take raw rows for the version of a channel, and the one beside it, as its release asks."""
+    if isinstance(place, RolloutPlace):  # see `check_raw`
+        return
     with suppress(TritonRefused, InputError, StoreFailed, PreconditionFailed):  # the next promoter tries again
         versions = [beside, pointer.version] if beside else [pointer.version]
         follow_channel(place.store, place.triton, pointer, versions)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from mlites.data.dataset import Preprocessing
+from mlites.errors import InputError
 from mlites.files import canonical_json
 from mlites.inference import infer, open_session
 from mlites.serving.channel import Pointer
@@ -80,6 +81,19 @@ def version_files(model: str, version: int, release: Release) -> dict[str, bytes
         "preprocessing": release.preprocessing,
     }
     return {CODE: SOURCE.read_bytes(), FACTS: canonical_json(facts)}
+
+
+def check_raw(release: Release, *, rolled_out: bool) -> None:
+    """Refuse raw rows where Triton serves immutable revisions, which hold the model alone.
+
+    Raises:
+        InputError: the release asks for them.
+    """
+    if rolled_out and release.serving.preprocessing == "server":
+        raise InputError(
+            f"{release.model}@{release.digest[:12]}: serving.preprocessing: server needs a Triton that loads on "
+            "request; unset MLITES_ROLLOUT, or let the clients normalise"
+        )
 
 
 def prove_raw(

@@ -13,12 +13,13 @@ import pytest
 import tritonclient.grpc
 from numpy.typing import NDArray
 
+from mlites.errors import InputError
 from mlites.recipe import Serving
 from mlites.recipe.promotion import Promotion
 from mlites.serving.channel import read_channel
 from mlites.serving.client import Client
 from mlites.serving.promote import promote, rollback
-from mlites.serving.raw import follow_channel, forget_raw, load_raw, prove_raw, recover_raw
+from mlites.serving.raw import check_raw, follow_channel, forget_raw, load_raw, prove_raw, recover_raw
 from mlites.serving.release import Release, make_release
 from mlites.serving.server import Triton, TritonRefused
 from mlites.serving.smoke import WrongAnswers
@@ -121,6 +122,15 @@ def test_raw_rows_are_answered_through_promotion_and_rollback_as_by_the_client_a
         back.probabilities[0].max(), abs=1e-5
     )
     assert triton.ready_versions()[f"{name}-raw"] == [1]
+
+
+def test_a_rollout_of_immutable_revisions_refuses_raw_rows() -> None:
+    release = release_of(Network("images"), digest="ab" * 32, serving=SERVER)
+    check_raw(release, rolled_out=False)
+    with pytest.raises(
+        InputError, match=r"m@abababababab: serving\.preprocessing: server needs a Triton that loads on"
+    ):
+        check_raw(release, rolled_out=True)
 
 
 def test_a_release_whose_clients_normalise_takes_no_raw_rows(

@@ -87,6 +87,7 @@ def test_the_whole_stack_comes_up_on_loopback_stays_and_goes_down(home: Path, mo
         "MLITES_STORE",
         "MLITES_TRITON_URL",
         "MLITES_TRITON_GRPC",
+        "MLITES_TRITON_METRICS",
     }
     first = pids()
 
