@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlites.data.dataset import Dataset, Preprocessing, write_dataset
+from mlites.storage import Store
 from mlites.training import cluster, train_job
 from tests.training.kubernetes_api import Document, KubernetesApi, Pod, serve
 
@@ -51,3 +52,11 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
             return api
 
         yield start
+
+
+@pytest.fixture
+def s3(store: Store, seaweedfs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The store, which the environment leads to."""
+    for name, value in seaweedfs.items():
+        monkeypatch.setenv(name, value)
+    return store

@@ -5,12 +5,13 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import distributed as dist
 
 from mlites.compression.steps import train_teacher
@@ -25,7 +26,10 @@ from mlites.storage import Store
 from mlites.task import task
 from mlites.training import worker
 from mlites.training.job import Job, read_failure
+from mlites.training.train_job import JobSettings, train_in_cluster
 from mlites.training.workers import LostWorker
+from tests.training.conftest import Kubelet
+from tests.training.kubernetes_api import Document, KubernetesApi, Pod, run_processes
 
 OPTIONS: dict[str, Any] = {
     "architecture": {"family": "resnet", "depth": 8, "width": 4},
@@ -48,6 +52,17 @@ def workers_of(mark: str) -> dict[int, int]:
     return found
 
 
+@pytest.fixture(scope="module")
+def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Model folder of a training by two workers that nothing disturbed, one thread each."""
+    folder = tmp_path_factory.mktemp("whole") / "model"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train_teacher(TWO, dataset, 0, folder)
+    yield folder
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("MLITES_TEST", str(tmp_path))
@@ -61,7 +76,12 @@ def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.timeout(300)
 def test_a_killed_worker_fails_the_step_in_one_line_and_the_next_try_ends_with_the_same_bits(
-    dataset: Dataset, tmp_path: Path, mark: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset,
+    whole: Path,
+    tmp_path: Path,
+    mark: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLITES_CHECKPOINTS", str(tmp_path / "checkpoints"))
     monkeypatch.setenv("MLITES_STEP", "train-teacher")
@@ -92,13 +112,55 @@ def test_a_killed_worker_fails_the_step_in_one_line_and_the_next_try_ends_with_t
     after = [line.split()[1] for line in capfd.readouterr().out.splitlines() if line.startswith("epoch ")]
     assert before and after and [*before, *after][-len(after) - 1] <= after[0] and after[0] != "1/3"
     assert not (tmp_path / "checkpoints" / "train-teacher").exists()
-    step("whole")
-    assert digest_folder(tmp_path / "resumed") == digest_folder(tmp_path / "whole")
-    card = read_card(tmp_path / "whole")
+    assert digest_folder(tmp_path / "resumed") == digest_folder(whole)
+    card = read_card(whole)
     assert card.provenance[0]["metrics"]["workers"] == 2 and len(card.provenance[0]["history"]) == 3
     alone = train_teacher(Teacher.model_validate(OPTIONS), dataset, 0, tmp_path / "alone")
     losses = [[epoch["train_loss"] for epoch in one.provenance[0]["history"]] for one in (card, alone)]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.timeout(300)
+def test_torchrun_in_pods_survives_a_lost_one_and_gives_the_model_of_local_workers(
+    whole: Path,
+    s3: Store,
+    seaweedfs: dict[str, str],
+    dataset: Dataset,
+    kubernetes: Callable[[Kubelet], KubernetesApi],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    mark: str,
+) -> None:
+    """The second pod is killed once; both start again, and go on from the checkpoint in the store."""
+
+    def kubelet(api: KubernetesApi, job: Document, pods: list[Pod]) -> None:
+        threading.Thread(target=kill_once, args=(pods,), daemon=True).start()
+        run_processes(api, job, pods, tries=2)
+
+    def kill_once(pods: list[Pod]) -> None:
+        while not any("epoch 1/" in line for _, line in pods[0].log):
+            if pods[0].document["status"]["phase"] in ("Succeeded", "Failed"):
+                return
+            time.sleep(0.005)
+        assert pods[1].process is not None
+        os.killpg(pods[1].process.pid, signal.SIGKILL)
+
+    api = kubernetes(kubelet)
+    api.secrets = {
+        "mlites-s3": {key: seaweedfs[key] for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
+        "mlites-servers": {"MLITES_S3_ENDPOINT": seaweedfs["MLITES_S3_ENDPOINT"], "AWS_REGION": "us-east-1"},
+    }
+    settings = JobSettings(image="registry/train@sha256:12", cpu="1")  # as many threads as local workers have
+    card = train_in_cluster(settings, TWO, dataset, 0, tmp_path / "model", None, s3.uri)
+    assert card == read_card(tmp_path / "model") and card.provenance[0]["metrics"]["workers"] == 2
+    assert [entry["epoch"] for entry in card.provenance[0]["history"]] == [1, 2, 3]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert said[0].startswith("epoch 1/3") and said[-1].startswith("epoch 3/3")
+    assert len(said) == 3, "an epoch was trained twice"
+    assert api.jobs == {} and api.pods == {}
+    left = {key.split("/")[0] for key in s3.keys("")} - {"store.json"}
+    assert left == {"datasets"}  # no checkpoint, no job
+    assert digest_folder(tmp_path / "model") == digest_folder(whole)
 
 
 def test_wrong_input_that_the_workers_find_is_the_step_s(dataset: Dataset, tmp_path: Path, mark: str) -> None:

@@ -23,7 +23,7 @@ from mlites.training.job import Job, read_bytes, split
 from mlites.training.train_job import JobSettings, train_in_cluster
 from mlites.training.train_job import train_job as manifest
 from tests.training.conftest import Kubelet
-from tests.training.kubernetes_api import Document, KubernetesApi, Pod, run_processes
+from tests.training.kubernetes_api import Document, KubernetesApi, Pod
 
 SETTINGS = JobSettings(image="registry/train@sha256:12", cpu="1", start_seconds=60)
 TEACHER = Teacher.model_validate(
@@ -34,14 +34,6 @@ TEACHER = Teacher.model_validate(
     }
 )
 Start = Callable[[Kubelet], KubernetesApi]
-
-
-@pytest.fixture
-def s3(store: Store, seaweedfs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Store:
-    """The store, which the environment leads to."""
-    for name, value in seaweedfs.items():
-        monkeypatch.setenv(name, value)
-    return store
 
 
 @pytest.fixture
@@ -125,49 +117,6 @@ def test_pods_meet_the_restricted_standard_with_a_read_only_root() -> None:
     assert container["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}] and pod["volumes"][0]["emptyDir"] == {}
     written = [entry["value"] for entry in made["spec"]["trainer"]["env"] if entry["name"] in ("HOME", "MLITES_HOME")]
     assert all(path.startswith("/tmp/") for path in written)
-
-
-@pytest.mark.timeout(300)
-def test_torchrun_in_pods_survives_a_lost_one_and_gives_the_model_of_local_workers(
-    s3: Store,
-    seaweedfs: dict[str, str],
-    dataset: Dataset,
-    kubernetes: Start,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The second pod is killed once; both start again, and go on from the checkpoint in the store."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-    def kubelet(api: KubernetesApi, job: Document, pods: list[Pod]) -> None:
-        threading.Thread(target=kill_once, args=(pods,), daemon=True).start()
-        run_processes(api, job, pods, tries=2)
-
-    def kill_once(pods: list[Pod]) -> None:
-        while not any("epoch 1/" in line for _, line in pods[0].log):
-            if pods[0].document["status"]["phase"] in ("Succeeded", "Failed"):
-                return
-            time.sleep(0.005)
-        assert pods[1].process is not None
-        os.killpg(pods[1].process.pid, signal.SIGKILL)
-
-    api = kubernetes(kubelet)
-    api.secrets = {
-        "mlites-s3": {key: seaweedfs[key] for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
-        "mlites-servers": {"MLITES_S3_ENDPOINT": seaweedfs["MLITES_S3_ENDPOINT"], "AWS_REGION": "us-east-1"},
-    }
-    card = start(s3, dataset, tmp_path)
-    assert card == read_card(tmp_path / "model") and card.provenance[0]["metrics"]["workers"] == 2
-    assert [entry["epoch"] for entry in card.provenance[0]["history"]] == [1, 2, 3, 4]
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
-    assert said[0].startswith("epoch 1/4") and said[-1].startswith("epoch 4/4")
-    assert len(said) == 4, "an epoch was trained twice"
-    assert api.jobs == {} and api.pods == {}
-    left = {key.split("/")[0] for key in s3.keys("")} - {"store.json"}
-    assert left == {"datasets"}  # no checkpoint, no job
-    local = train_teacher(TEACHER, dataset, 0, tmp_path / "local")
-    assert local.files == card.files
 
 
 def test_model_is_fetched_the_log_shown_once_and_the_job_deleted(
