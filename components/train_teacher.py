@@ -11,6 +11,7 @@ def train_teacher(
     path: str,
     digest: str,
     seed: int,
+    store: str,
     dataset: dsl.Input[dsl.Dataset],
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
@@ -22,6 +23,7 @@ def train_teacher(
         path: Local path or s3:// address of the user's model folder or weights, empty to train.
         digest: Digest of what stands at the path.
         seed: Of the initial weights and of the order of the rows.
+        store: Where data and model cross to the workers of a TrainJob, where the teacher has some.
         dataset: Prepared data.
 
     Returns:
@@ -43,5 +45,5 @@ def train_teacher(
         with tempfile.TemporaryDirectory() as work:
             given = fetch(path, Path(work) / "teacher") if path else None
             teacher, data = Teacher.model_validate(options), Dataset.load(Path(dataset.path))
-            card = train_teacher(teacher, data, seed, Path(model.path), given, checkpoint)
+            card = train_teacher(teacher, data, seed, Path(model.path), given, checkpoint, store=store)
             describe(card, model, metrics)

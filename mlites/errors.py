@@ -1,4 +1,4 @@
-"""The error that means "what you gave us is wrong", and the one that means "what we made is"."""
+"""The errors that mean "what you gave us is wrong", "what we made is", and "the machines failed us"."""
 
 
 class InputError(Exception):
@@ -11,3 +11,10 @@ class InputError(Exception):
 
 class ParityError(Exception):
     """A model answers differently from its source: it is not offered. The command line exits with 1, in one line."""
+
+
+class WorkerFailed(Exception):
+    """A worker of a training ended before its time, or a cluster gave it no place: another try may do better.
+
+    The message is one line; a step exits with 1.
+    """

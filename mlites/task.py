@@ -5,13 +5,14 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlites.errors import InputError, ParityError
+from mlites.errors import InputError, ParityError, WorkerFailed
 from mlites.failure import CandidateFailed, Failure, write_failure
 from mlites.lifeline import die_with
 
@@ -22,7 +23,8 @@ def task(model: Path | None = None) -> Iterator[Path | None]:
 
     Reads five variables of the environment, which may all be missing: ``MLITES_STEP`` names the step; ``MLITES_EVENTS``
     is a file that takes a JSON line when the step starts, fails and ends (the local runner reads it);
-    ``MLITES_CHECKPOINTS`` is a folder that outlives the process; ``MLITES_RUNNER_PID`` is whom not to outlive;
+    ``MLITES_CHECKPOINTS`` is a folder that outlives the process, or an ``s3://`` address where checkpoints outlive the
+    machine, too; ``MLITES_RUNNER_PID`` is whom not to outlive;
     ``MLITES_CANDIDATE_STEP`` says in words what the step does for a candidate, which others do not depend on. Such a
     step ends well on an `InputError` or a `ParityError`, with the failure in place of its model; any other exception
     may be a fault of the machine that another try does not meet.
@@ -34,19 +36,19 @@ def task(model: Path | None = None) -> Iterator[Path | None]:
         The path of this step's checkpoint, or None where nothing would outlive the step. It is removed on success.
 
     Raises:
-        SystemExit: code 2 with one line on standard error, in place of an `InputError`.
+        SystemExit: code 2 with one line on standard error, in place of an `InputError`, and code 1 in place of a
+            `WorkerFailed`.
     """
     if runner := os.environ.get("MLITES_RUNNER_PID"):
         die_with(int(runner))
     step = os.environ.get("MLITES_STEP", "step")
-    folder = os.environ.get("MLITES_CHECKPOINTS")
-    checkpoint = Path(folder) / step if folder else None
     start = time.monotonic()
     _record({"step": step, "event": "start"})
     error: str | None = None
     try:
         try:
-            yield checkpoint
+            with _checkpoint(step) as checkpoint:
+                yield checkpoint
         except (InputError, ParityError) as fault:
             words = os.environ.get("MLITES_CANDIDATE_STEP")
             if model is None or not words:
@@ -58,16 +60,37 @@ def task(model: Path | None = None) -> Iterator[Path | None]:
         print(f"error: {error}", file=sys.stderr, flush=True)
         _record({"step": step, "event": "error", "error": error, "input": True})
         raise SystemExit(2) from None
+    except WorkerFailed as fault:
+        error = str(fault)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        _record({"step": step, "event": "error", "error": error, "input": False})
+        raise SystemExit(1) from None
     except BaseException as fault:
         error = f"{type(fault).__name__}: {fault}".splitlines()[0]
         _record({"step": step, "event": "error", "error": error, "input": False})
         raise
     finally:
         _record({"step": step, "event": "end", "seconds": time.monotonic() - start, "success": error is None})
-    if checkpoint is not None and checkpoint.exists():
-        shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink()
     if runner:
         atexit.register(_leave)
+
+
+@contextmanager
+def _checkpoint(step: str) -> Iterator[Path | None]:
+    """The path of a step's checkpoint, which is removed on success."""
+    place = os.environ.get("MLITES_CHECKPOINTS")
+    if not place:
+        yield None
+    elif place.startswith("s3://"):
+        from mlites.checkpoints import checkpoints_in  # knows S3, which takes long to import
+
+        with tempfile.TemporaryDirectory() as work, checkpoints_in(place, step):
+            yield Path(work) / step
+    else:
+        checkpoint = Path(place) / step
+        yield checkpoint
+        if checkpoint.exists():
+            shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink()
 
 
 def record_failure(fault: Exception, words: str) -> Failure:

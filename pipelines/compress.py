@@ -102,6 +102,7 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
             path=teacher_path,
             digest=teacher_digest,
             seed=seed,
+            store=store,
             dataset=dataset,
         )
         models: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from mlites.models.checkpoint import load_model, load_weights_, save_model
 from mlites.recipe import QAT, Distill, Factorize, Prune, Quantize, Share, Teacher, Training
 from mlites.training.loop import TrainingData, evaluate, train
 from mlites.training.transfer import transfer
+from mlites.training.workers import Workers
 
 
 def train_teacher(
@@ -30,8 +31,14 @@ def train_teacher(
     folder: Path,
     given: Path | None = None,
     checkpoint: Path | None = None,
+    *,
+    store: str | None = None,
+    workers: Workers | None = None,
 ) -> ModelCard:
     """Train the teacher, or take over the user's own, as it is or transferred to this data.
+
+    Where the recipe asks for workers, they are started here: as processes of this machine, or, with
+    ``MLITES_TRAIN_JOB`` set, as pods of a Kubeflow TrainJob.
 
     Args:
         teacher: one of an architecture to train, a model folder, a factory with weights.
@@ -40,16 +47,26 @@ def train_teacher(
         folder: where the model goes; replaced whole.
         given: local copy of the user's model folder or safetensors file, where the recipe names one.
         checkpoint: place that outlives a killed run.
+        store: ``s3://bucket/prefix`` through which data and model go to and from pods.
+        workers: who train together, where this process is one of them.
 
     Raises:
         InputError: the model does not fit the data, or does not load.
+        WorkerFailed: a worker ended before its time.
     """
+    if teacher.workers > 1 and workers is None:
+        from mlites.training.start_workers import train_with_workers
+
+        return train_with_workers(teacher, dataset, seed, folder, given, checkpoint, store)
+    facts = {"workers": workers.count} if workers else {}
     if teacher.architecture is not None:
         options = teacher.training or Training()
         module = build_model(teacher.architecture, dataset.input_shape, len(dataset.classes), seed)
         card = _new_card(dataset, teacher.architecture.model_dump(mode="json"))
-        history = train(module, _training_data(card, dataset), options, seed, checkpoint=checkpoint)
-        return _save(folder, module, card, dataset, "train", options.model_dump(mode="json"), seed, history)
+        data = _training_data(card, dataset)
+        history = train(module, data, options, seed, checkpoint=checkpoint, workers=workers)
+        plain = options.model_dump(mode="json")
+        return _save(folder, module, card, dataset, "train", plain, seed, history, facts=facts)
     if given is None:
         raise InputError("teacher: the recipe names a model or weights, but no local copy of them was given")
     what: dict[str, Any] = {}
@@ -74,9 +91,11 @@ def train_teacher(
             return _save(folder, module, card, dataset, "train", what, None, None)
     what["transfer"] = teacher.transfer.model_dump(mode="json")
     data, classes = _training_data(card, dataset), dataset.classes
-    module, history = transfer(module, data, teacher.transfer, seed, classes_count=len(classes), checkpoint=checkpoint)
+    module, history = transfer(
+        module, data, teacher.transfer, seed, classes_count=len(classes), checkpoint=checkpoint, workers=workers
+    )
     # build_model takes the width of the output from the card's classes; of a factory it is recorded as a size
-    return _save(folder, module, card, dataset, "train", what, seed, history, classes=classes)
+    return _save(folder, module, card, dataset, "train", what, seed, history, facts=facts, classes=classes)
 
 
 def distill(

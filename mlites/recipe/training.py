@@ -83,6 +83,13 @@ class Teacher(Options):
     transfer: Transfer | None = Field(
         None, description="Train the given network on this data, which may have other classes than it knows."
     )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that train together, each on its share of every batch; one batch of all of them is "
+        "batch_size. On this machine they share its cores; in a cluster each is a pod.",
+    )
 
     @field_validator("options")
     @classmethod
@@ -102,4 +109,18 @@ class Teacher(Options):
             raise ValueError("factory needs weights: a safetensors file")
         if not self.factory and (self.weights or self.options):
             raise ValueError("weights and options belong to a factory")
+        return self
+
+    @model_validator(mode="after")
+    def _workers_have_work(self) -> "Teacher":
+        if self.workers == 1:
+            return self
+        if not self.architecture and not self.transfer:
+            raise ValueError("workers train an architecture or a transfer; a given model is taken as it is")
+        training = self.transfer.training if self.transfer else self.training or Training()
+        if training.batch_size < 2 * self.workers:
+            raise ValueError(
+                f"workers must be 1 to {training.batch_size // 2}, as each takes 2 rows at least of a batch of "
+                f"{training.batch_size}, got {self.workers}"
+            )
         return self

@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from mlites.training.display import batch_bar, epoch_line
 from mlites.training.precision import Precision, choose_precision
 from mlites.training.resume import Epoch, Progress, load_progress_, save_progress
 from mlites.training.schedule import SCHEDULES
+from mlites.training.shared_norm import shared_statistics
+from mlites.training.workers import LEAST_ROWS, Workers
 
 EVALUATION_ROWS = 512
 CHECK_EVERY = 64  # batches between looks at the loss, as a look waits for the device
@@ -73,10 +75,15 @@ def train(
     end_epoch: int | None = None,
     checkpoint: Path | None = None,
     report: Callable[[Epoch], None] | None = None,
+    workers: Workers | None = None,
 ) -> list[Epoch]:
     """Train a module in place; it ends on the CPU, in evaluation mode.
 
     The weights kept are the last epoch's; with ``early_stop``, those of the epoch with the least validation loss.
+
+    Several workers take the steps that one would take, up to rounding: a batch is shared among them, its rows, their
+    augmentation and the statistics of batch normalization are the same, only dropout is drawn by each for its own rows.
+    The same seed and number of workers give the same weights.
 
     Args:
         module: takes inputs, gives logits (n, classes).
@@ -98,6 +105,8 @@ def train(
         end_epoch: epoch of the schedule to stop before; default: its end.
         checkpoint: file written after each epoch; if it is this run's, training goes on after its last epoch.
         report: takes each epoch's entry; default: prints a line.
+        workers: who trains this module together, all of them from the same data and options; their loss is the mean
+            over rows. The first one's weights and checkpoint count; it alone validates, writes and reports.
 
     Returns:
         One entry an epoch: epoch (of the schedule), train_loss, validation_loss, validation_accuracy, learning_rate
@@ -107,18 +116,22 @@ def train(
         InputError: the data does not suit the options, or the loss is no longer finite.
         ValueError: first and end epoch are not a part of the schedule.
     """
-    _check(data, options)
+    _check(data, options, workers)
     if not 0 <= first_epoch < (options.epochs if end_epoch is None else end_epoch) <= options.epochs:
         raise ValueError(f"epochs {first_epoch} to {end_epoch} are not a part of the schedule's {options.epochs}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     criterion = loss or smoothed_cross_entropy(options.label_smoothing)
     report = report or (lambda entry: print(epoch_line(entry, options.epochs), flush=True))
     with _deterministic(), _frozen(module, rates or {}):
+        if workers:
+            workers.take_first_(module.state_dict().values())
         start = _digest_tensors(module.state_dict())
         _to_device_(module, device, data.inputs.dim())
-        precision = _precision(module, data, options, criterion, device)
+        precision = _precision(module, data, options, criterion, device, workers)
         optimizer = _optimizer(module, options, rates or {})
-        run = _Run(module, optimizer, data, options, seed, criterion, masks or {}, mask_schedule, precision, device)
+        run = _Run(
+            module, optimizer, data, options, seed, criterion, masks or {}, mask_schedule, precision, device, workers
+        )
         identity = digest_json(
             {
                 "identity": identity,
@@ -131,18 +144,25 @@ def train(
                 "epochs": [first_epoch, end_epoch],
                 "precision": precision,
                 "torch": torch.__version__,
+                **({"workers": workers.count} if workers else {}),
             }
         )
-        progress = (load_progress_(checkpoint, identity, module, run.optimizer) if checkpoint else None) or Progress()
+        progress = Progress()
+        if checkpoint:
+            progress = load_progress_(checkpoint, identity, module, run.optimizer, workers) or progress
+        first = workers is None or workers.rank == 0
         epochs = range(first_epoch, options.epochs if end_epoch is None else end_epoch)
         while len(progress.history) < len(epochs) and progress.stale < (options.early_stop or math.inf):
             entry = run.epoch(epochs[len(progress.history)])
             _record(progress, entry, module, options)
-            if checkpoint:
+            if checkpoint and first:
                 save_progress(checkpoint, identity, module, run.optimizer, progress)
-            report(entry)
+            if first:
+                report(entry)
         if options.early_stop:
             module.load_state_dict(progress.best)
+        if workers:
+            workers.check_equal(_digest_tensors(module.state_dict()))
         module.zero_grad(set_to_none=True)
         module.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     module.eval()
@@ -175,6 +195,7 @@ class _Run:
     mask_schedule: MaskSchedule | None
     precision: Precision
     device: torch.device
+    workers: Workers | None
 
     def epoch(self, index: int) -> Epoch:
         """Train over all rows once, then evaluate; draws depend on seed and epoch alone, so a run can resume here."""
@@ -182,13 +203,16 @@ class _Run:
         number = index % self.options.views if self.options.views else index
         form = form_of_rows(self.data, self.options, self.seed, number)
         base = number * len(self.data.labels) if self.options.views else 0
-        batches = _batches(len(self.data.labels), self.options.batch_size, generator)
+        batches = _batches(len(self.data.labels), self.options.batch_size, generator, _least(self.workers))
         steps = len(batches) * self.options.epochs
         masked = self._masked(self.masks)
         total, rows_seen, rate = torch.zeros((), device=self.device), 0, 0.0
+        rank = self.workers.rank if self.workers else 0
+        statistics = shared_statistics(self.module, self.workers) if self.workers else nullcontext()
         _train_mode_(self.module)
-        with torch.random.fork_rng(), batch_bar(len(batches)) as advance:
-            torch.manual_seed(self.seed * 1_000_003 + index)  # dropout draws from the global generator
+        with torch.random.fork_rng(), statistics, batch_bar(len(batches)) as advance:
+            # dropout draws from the global generator; 2^40 is beyond any seed's epochs
+            torch.manual_seed(self.seed * 1_000_003 + index + (rank << 40))
             for step, rows in enumerate(batches):
                 rate = SCHEDULES[self.options.schedule](index * len(batches) + step, steps, self.options.learning_rate)
                 for group in self.optimizer.param_groups:
@@ -197,33 +221,51 @@ class _Run:
                     scheduled = self.mask_schedule(self.module, (index * len(batches) + step) / steps)
                     masked = self._masked(self.masks) + self._masked(scheduled)
                     _hold_(masked)
-                inputs = _inputs(self.data, form, rows, self.device)
-                value = _loss(self.module, self.data, rows, inputs, self.criterion, self.precision, base)
-                self.optimizer.zero_grad()
-                value.backward()  # type: ignore[no-untyped-call]
-                self.optimizer.step()
+                total += self._step(rows, form, base)
                 _hold_(masked)
-                total += value.detach() * len(rows)
                 rows_seen += len(rows)
                 if step % CHECK_EVERY == 0 or step + 1 == len(batches):
-                    self._check_finite(total, index, rate)
+                    seen = self.workers.sum_(total.clone()) if self.workers else total
+                    self._check_finite(seen, index, rate)
                 advance()
-        accuracy, logits = evaluate(self.module, self.data.validation_inputs, self.data.validation_labels)
-        validation_loss = F.cross_entropy(logits, self.data.validation_labels)
+        validation_loss, accuracy = self._validate(rank)
         self._check_finite(validation_loss, index, rate)
         return {
             "epoch": index + 1,
-            "train_loss": float(total) / rows_seen,
-            "validation_loss": float(validation_loss),
+            "train_loss": float(seen) / rows_seen,
+            "validation_loss": validation_loss,
             "validation_accuracy": accuracy,
             "learning_rate": rate,
         }
+
+    def _step(self, rows: Tensor, form: Form, base: int) -> Tensor:
+        """Learn from a batch; the sum of the losses of this worker's rows."""
+        own = self.workers.share(rows) if self.workers else rows
+        inputs = _inputs(self.data, form, own, self.device)
+        value = _loss(self.module, self.data, own, inputs, self.criterion, self.precision, base)
+        self.optimizer.zero_grad()
+        if self.workers:
+            (value * (len(own) / len(rows))).backward()  # type: ignore[no-untyped-call]
+            self.workers.sum_gradients_(self.module.parameters())
+        else:
+            value.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return value.detach() * len(own)
+
+    def _validate(self, rank: int) -> tuple[float, float]:
+        """Loss and accuracy on the validation rows, which the first worker alone finds out."""
+        found = [0.0, 0.0]
+        if rank == 0:
+            accuracy, logits = evaluate(self.module, self.data.validation_inputs, self.data.validation_labels)
+            found = [float(F.cross_entropy(logits, self.data.validation_labels)), accuracy]
+        loss, accuracy = self.workers.first_numbers(found) if self.workers else found
+        return loss, accuracy
 
     def _masked(self, masks: dict[str, Tensor]) -> list[tuple[nn.Parameter, Tensor]]:
         parameters = dict(self.module.named_parameters())
         return [(parameters[name], mask.to(self.device)) for name, mask in masks.items()]
 
-    def _check_finite(self, value: Tensor, index: int, rate: float) -> None:
+    def _check_finite(self, value: Tensor | float, index: int, rate: float) -> None:
         if not math.isfinite(float(value)):
             raise InputError(
                 f"training diverged: the loss is no longer finite in epoch {index + 1} at learning rate {rate:.3g}; "
@@ -237,12 +279,21 @@ def _hold_(masked: list[tuple[nn.Parameter, Tensor]]) -> None:
             parameter.masked_fill_(~mask, 0.0)  # a product would leave zeros of two signs, which pack worse
 
 
-def _check(data: TrainingData, options: Training) -> None:
-    if len(data.labels) < 2 or len(data.validation_labels) < 1:
+def _least(workers: Workers | None) -> int:
+    """Rows that a batch must have."""
+    return LEAST_ROWS * (workers.count if workers else 1)
+
+
+def _check(data: TrainingData, options: Training, workers: Workers | None) -> None:
+    least = _least(workers)
+    whose = f" with {workers.count} workers" if workers else ""
+    if len(data.labels) < least or len(data.validation_labels) < 1:
         raise InputError(
-            f"training needs 2 training rows and 1 validation row at least, "
+            f"training{whose} needs {least} training rows and 1 validation row at least, "
             f"got {len(data.labels)} and {len(data.validation_labels)}"
         )
+    if options.batch_size < least:
+        raise InputError(f"training{whose} needs a batch_size of {least} at least, got {options.batch_size}")
     if options.augmentation and data.inputs.dim() != 4:
         steps = ", ".join(options.augmentation)
         raise InputError(f"augmentation {steps} needs images; these rows have shape {tuple(data.inputs.shape[1:])}")
@@ -259,10 +310,10 @@ def _record(progress: Progress, entry: Epoch, module: nn.Module, options: Traini
         progress.stale += 1
 
 
-def _batches(count: int, size: int, generator: Generator) -> list[Tensor]:
-    """Row numbers in random order; a last batch of one row is left out, as batch normalization cannot train on it."""
+def _batches(count: int, size: int, generator: Generator, least: int) -> list[Tensor]:
+    """Row numbers in random order; a last batch of fewer than ``least`` is left out, as there is no training on it."""
     batches = list(torch.split(torch.randperm(count, generator=generator), size))
-    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+    return batches[:-1] if len(batches[-1]) < least else batches
 
 
 def form_of_rows(data: TrainingData, options: Training, seed: int, number: int) -> Form:
@@ -293,7 +344,12 @@ def _loss(
 
 
 def _precision(
-    module: nn.Module, data: TrainingData, options: Training, criterion: Loss, device: torch.device
+    module: nn.Module,
+    data: TrainingData,
+    options: Training,
+    criterion: Loss,
+    device: torch.device,
+    workers: Workers | None,
 ) -> Precision:
     rows = torch.arange(min(options.batch_size, len(data.labels)))
     inputs = _inputs(data, form_of_rows(data, options, 0, 0), rows, device)
@@ -301,7 +357,12 @@ def _precision(
     def step(trial: nn.Module, precision: Precision) -> Tensor:
         return _loss(trial, data, rows, inputs, criterion, precision)
 
-    return choose_precision(options.precision, module, step, list(inputs.shape))
+    chosen: Precision = "fp32"
+    if workers is None or workers.rank == 0:
+        chosen = choose_precision(options.precision, module, step, list(inputs.shape))
+    if workers and workers.first_numbers([chosen == "bf16"]) == [1.0]:
+        return "bf16"
+    return chosen
 
 
 @contextmanager

@@ -1,15 +1,20 @@
 """Where a training run stands after an epoch: one safetensors file that appears whole, and no pickle."""
 
 import json
+import struct
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from mlites.checkpoints import stored_checkpoints
 from mlites.files import write_atomically
+from mlites.training.workers import Workers
 
 Epoch = dict[str, float]
 
@@ -53,24 +58,38 @@ def save_progress(
         "best_loss": progress.best_loss,
         "stale": progress.stale,
     }
-    content = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomically(path, save(content, metadata={"progress": json.dumps(document)}))
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    content = save(whole, metadata={"progress": json.dumps(document)})
+    write_atomically(path, content)
+    if stored := stored_checkpoints():
+        stored.keep(identity, content)
 
 
-def load_progress_(path: Path, identity: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
-    """Put a run back where the file says it stood.
+def load_progress_(
+    path: Path,
+    identity: str,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    workers: Workers | None = None,
+) -> Progress | None:
+    """Put a run back where the file, or the one in the store, says it stood.
+
+    Args:
+        path: what `save_progress` wrote.
+        identity: of this run.
+        module: gets the weights.
+        optimizer: gets its state.
+        workers: all go on from what the first one finds.
 
     Returns:
         None, with module and optimizer untouched, where the file is missing, damaged, or another run's.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            document = json.loads((file.metadata() or {})["progress"])
-            if document["identity"] != identity:
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 the file is no mapping
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+    content = b"" if workers and workers.rank else _find(path, identity)
+    if workers:
+        content = workers.first_bytes(content)
+    if not content:
         return None
+    document, tensors = _read(content), load(content)
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
@@ -82,3 +101,30 @@ def load_progress_(path: Path, identity: str, module: nn.Module, optimizer: torc
         states.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
     return Progress(document["history"], parts["best"], document["best_loss"], document["stale"])
+
+
+def _find(path: Path, identity: str) -> bytes:
+    """The bytes of this run's checkpoint, empty where there is none."""
+    stored = stored_checkpoints()
+    with suppress(OSError):
+        content = path.read_bytes()
+        if _belongs(content, identity):
+            return content
+    if stored and (kept := stored.find(identity)) and _belongs(kept, identity):
+        return kept
+    return b""
+
+
+def _belongs(content: bytes, identity: str) -> bool:
+    try:
+        load(content)
+        return bool(_read(content)["identity"] == identity)
+    except (SafetensorError, struct.error, ValueError, KeyError, TypeError):
+        return False
+
+
+def _read(content: bytes) -> dict[str, Any]:
+    """What `save_progress` wrote beside the tensors: safetensors begin with the length of a JSON header."""
+    (length,) = struct.unpack("<Q", content[:8])
+    document: dict[str, Any] = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["progress"])
+    return document

@@ -16,6 +16,7 @@ from mlites.errors import InputError
 from mlites.recipe import Transfer
 from mlites.training.loop import TrainingData, train
 from mlites.training.resume import Epoch
+from mlites.training.workers import Workers
 
 BODY_GROUPS = 3  # of layers below the head; with one group a layer, the first ones of a deep network would stand still
 WIDTH = {nn.Linear: "out_features", nn.Conv1d: "out_channels", nn.Conv2d: "out_channels"}
@@ -29,6 +30,7 @@ def transfer(
     *,
     classes_count: int,
     checkpoint: Path | None = None,
+    workers: Workers | None = None,
 ) -> tuple[nn.Module, list[Epoch]]:
     """Train a copy of a pretrained network for other classes.
 
@@ -43,6 +45,7 @@ def transfer(
         seed: of the new head's weights and of all draws in training.
         classes_count: width of the new head.
         checkpoint: folder that outlives a killed run.
+        workers: who train it together.
 
     Returns:
         The network, on the CPU in evaluation mode, and one entry an epoch, the head's first.
@@ -61,10 +64,10 @@ def transfer(
         head = options.training.model_copy(update={"epochs": options.head_epochs, "early_stop": None})
         below = {name for name, _ in module.named_parameters() if name.rpartition(".")[0] != route.head}
         file = checkpoint and checkpoint / "head.safetensors"
-        history += train(module, data, head, seed, rates=dict.fromkeys(below, 0.0), checkpoint=file)
+        history += train(module, data, head, seed, rates=dict.fromkeys(below, 0.0), checkpoint=file, workers=workers)
     rates = layer_rates(module, route, options.layer_decay)
     file = checkpoint and checkpoint / "all.safetensors"
-    for entry in train(module, data, options.training, seed, rates=rates, checkpoint=file):
+    for entry in train(module, data, options.training, seed, rates=rates, checkpoint=file, workers=workers):
         history.append({**entry, "epoch": entry["epoch"] + options.head_epochs})
     return module, history
 
