@@ -30,7 +30,7 @@ def prepare_data(
         dataset: Folder with one safetensors file a split, its description and its profile.
         quality: The checks, as a page.
     """
-    from mlites.task import task
+    from mlites.task import task, tell
 
     with task():
         import tempfile
@@ -47,4 +47,5 @@ def prepare_data(
             data = Data.model_validate(options | {"path": path or None, "reference": reference or None})
             document = prepare(data, task_kind or None, seed, source, Path(dataset.path), Path(quality.path), earlier)
             write_atomically(Path(dataset.path) / "document.json", canonical_json(document))
+            tell(data=document)
             dataset.metadata["digest"] = document["digest"]

@@ -37,7 +37,7 @@ def validate(
         Digest of the verdict document.
         metrics: Accuracy, speed, size, memory and energy; where the candidate failed, why.
     """
-    from mlites.task import record_failure, task
+    from mlites.task import record_failure, task, tell
 
     with task():
         from pathlib import Path
@@ -60,10 +60,14 @@ def validate(
         except (InputError, ParityError) as fault:  # this candidate's; the store's would end the run
             failure = record_failure(fault, f"validate {name}")
             metrics.metadata["failed"] = str(failure)
-            return target.put_document(failed_verdict(name, passes, failure))
+            digest = target.put_document(failed_verdict(name, passes, failure))
+            tell(verdict=digest)
+            return digest
         for line in [*verdict["machine"]["warnings"], *verdict["warnings"]]:
             print(f"mind: {line}")
         for key, value in headline_figures(verdict).items():
             metrics.log_metric(key, value)
         target.put_folder(f"models/{verdict['model']}", Path(candidate.path))
-        return target.put_document(verdict)
+        digest = target.put_document(verdict)
+        tell(verdict=digest)
+        return digest

@@ -1,6 +1,7 @@
 """One step of a pipeline: its time, its errors and its checkpoint, the same in a container and on a laptop."""
 
 import atexit
+import functools
 import json
 import os
 import shutil
@@ -10,21 +11,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlites.errors import InputError, ParityError, WorkerFailed
 from mlites.failure import CandidateFailed, Failure, write_failure
 from mlites.lifeline import die_with
+
+if TYPE_CHECKING:
+    from mlites.run_events import Teller
 
 
 @contextmanager
 def task(model: Path | None = None) -> Iterator[Path | None]:
     """Run the body of a component.
 
-    Reads five variables of the environment, which may all be missing: ``MLITES_STEP`` names the step; ``MLITES_EVENTS``
-    is a file that takes a JSON line when the step starts, fails and ends (the local runner reads it);
-    ``MLITES_CHECKPOINTS`` is a folder that outlives the process, or an ``s3://`` address where checkpoints outlive the
-    machine, too; ``MLITES_RUNNER_PID`` is whom not to outlive;
+    Reads variables of the environment, which may all be missing: ``MLITES_STEP`` names the step; ``MLITES_EVENTS`` is a
+    file that takes a JSON line when the step starts, fails and ends (the local runner reads it), or the s3:// address
+    of a store, which takes them in a cluster under the run's ``MLITES_RUN_ID``; ``MLITES_CHECKPOINTS`` is a folder that outlives the process; ``MLITES_RUNNER_PID`` is whom not to outlive;
     ``MLITES_CANDIDATE_STEP`` says in words what the step does for a candidate, which others do not depend on. Such a
     step ends well on an `InputError` or a `ParityError`, with the failure in place of its model; any other exception
     may be a fault of the machine that another try does not meet.
@@ -109,6 +112,11 @@ def record_failure(fault: Exception, words: str) -> Failure:
     return failure
 
 
+def tell(**found: Any) -> None:
+    """Leave JSON values to those that close the run: a failed run's report shows what its steps had found."""
+    _record({"step": os.environ.get("MLITES_STEP", "step"), "event": "found", "found": found})
+
+
 def _leave() -> None:
     """End the process without taking apart the modules, which costs PyTorch a second; a failed one ends as ever."""
     if getattr(sys, "last_value", None) is None:
@@ -117,8 +125,18 @@ def _leave() -> None:
         os._exit(0)
 
 
+@functools.cache
+def _teller(store: str, run: str) -> "Teller":
+    from mlites.run_events import Teller  # boto3 and pydantic are for clusters alone
+
+    return Teller(store, run)
+
+
 def _record(event: dict[str, Any]) -> None:
-    if path := os.environ.get("MLITES_EVENTS"):
+    path = os.environ.get("MLITES_EVENTS", "")
+    if path.startswith("s3://"):
+        _teller(path, os.environ.get("MLITES_RUN_ID", "unknown")).tell(event)
+    elif path:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(handle, json.dumps(event).encode() + b"\n")  # one write: lines of two tasks never mix

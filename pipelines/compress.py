@@ -1,20 +1,23 @@
 """The pipeline of a recipe: prepare, train, compress along a trie, validate, select, gate, deploy, report."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kfp import compiler, dsl, kubernetes
+from kfp import compiler, dsl
 from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.pipeline_task import PipelineTask
 
+from components.check_inputs import check_inputs
 from components.decline import decline
 from components.deploy import deploy
 from components.distill import distill
 from components.export import export
 from components.factorize import factorize
 from components.gate import gate
+from components.notify import notify
 from components.prepare_data import prepare_data
 from components.prune import prune
 from components.qat import qat
@@ -25,19 +28,22 @@ from components.share import share
 from components.train_teacher import train_teacher
 from components.validate import validate
 from mlites.recipe import Recipe
+from pipelines.cluster.tasks import from_image, run_in_lanes, settle_task
 from pipelines.placement import place_task
 from pipelines.trie import Node, candidate_nodes, nodes, source_node
 
 DEFAULT_STORE = "s3://mlites"
-CREDENTIALS_SECRET = "mlites-s3"  # noqa: S105 a secret's name
-CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")  # its keys, named as the variables that a task sees
-SERVERS_CONFIG_MAP = "mlites-servers"
-S3_SERVER = ("MLITES_S3_ENDPOINT", "AWS_REGION")  # keys of the config map
-TRITON_SERVER = ("MLITES_TRITON_URL", "MLITES_TRITON_GRPC")
-STORE_TASKS = ("prepare-data", "train-teacher", "validate", "select", "gate", "deploy", "decline", "report")
+JOB = dsl.PIPELINE_JOB_NAME_PLACEHOLDER
 
 
-def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: bool) -> BaseComponent:
+def build_pipeline(
+    recipe: Recipe,
+    *,
+    environment: Mapping[str, str],
+    local: bool,
+    image: Callable[[str], str] = str,
+    default_store: str = DEFAULT_STORE,
+) -> BaseComponent:
     """Wire the pipeline of a recipe.
 
     Data location, seed, budget and store are parameters of the pipeline, with the recipe's values as defaults.
@@ -46,32 +52,37 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
         recipe: A checked recipe.
         environment: Variables of every task; they take part in caching. ``MLITES_STORE_ID`` goes to those tasks alone
             whose result lies in the store.
-        local: For ``kfp.local``; else for a cluster, where credentials come from the secret ``mlites-s3`` and the
-            servers' addresses from the config map ``mlites-servers``.
+        local: For ``kfp.local``, which is told digests of the inputs; else for a cluster, whose first task looks them
+            up, and whose last one, an exit handler, publishes the run's page and notifies.
+        image: Names an image as the cluster finds it.
+        default_store: The parameter's default; in a cluster steps also tell there what became of them.
     """
-    ends = candidate_nodes(recipe.candidates, recipe.hardware)
-    default_budget = _plain(recipe.budget)
     factory = {"MLITES_TRUSTED_FACTORIES": ",".join(recipe.factories)} if recipe.factories else {}
+    events = {} if local else {"MLITES_EVENTS": default_store}
+    default_budget = _plain(recipe.budget)
 
     def add(component: Any, step: str, label: str = "", /, *, cached: bool = True, **arguments: Any) -> PipelineTask:
-        task: PipelineTask = _named(component, step)(**arguments)
+        task: PipelineTask = _named(component if local else from_image(component), step)(**arguments)
         kind = component.name
-        for key, value in {**environment, **factory, "MLITES_STEP": step}.items():
+        for key, value in {**environment, **factory, **events, "MLITES_STEP": step}.items():
             if key != "MLITES_STORE_ID" or kind in ("validate", "select", "gate"):
                 task.set_env_variable(key, value)
         task.set_caching_options(enable_caching=cached)
         if label:
             task.set_display_name(label)
-        if not local and kind in STORE_TASKS:
-            servers = S3_SERVER + (TRITON_SERVER if kind == "deploy" else ())
-            kubernetes.use_secret_as_env(task, CREDENTIALS_SECRET, {key: key for key in CREDENTIALS})
-            kubernetes.use_config_map_as_env(task, SERVERS_CONFIG_MAP, {key: key for key in servers})
-        if not local and kind == "validate":
-            place_task(task, recipe.hardware)
+        if not local:
+            task.set_env_variable("MLITES_LABEL", label or step)
+            task.set_container_image(image(component.component_spec.implementation.container.image))
+            settle_task(task, kind, recipe.cluster)
+            if kind == "validate":
+                place_task(task, recipe.hardware)
         return task
 
+    def wire(inputs: _Inputs) -> None:
+        _wire(add, recipe, inputs, None if local else recipe.cluster.parallelism)
+
     @dsl.pipeline(name=f"mlites-{recipe.name}", description=f"Compress, prove and serve: recipe {recipe.name}")
-    def pipeline(
+    def here(
         run: str = "",
         data_path: str = recipe.data.path or "",
         data_digest: str = "",
@@ -80,87 +91,149 @@ def build_pipeline(recipe: Recipe, *, environment: Mapping[str, str], local: boo
         teacher_digest: str = "",
         seed: int = recipe.seed,
         budget: dict = default_budget,  # type: ignore[type-arg]
-        store: str = DEFAULT_STORE,
+        store: str = default_store,
     ) -> None:
-        data = add(
-            prepare_data,
-            "prepare-data",
-            f"prepare {recipe.data.source}",
-            options=recipe.data.model_dump(mode="json", exclude_none=True, exclude={"path", "reference"}),
-            task_kind=recipe.task or "",
-            path=data_path,
-            reference=reference_path,
-            digest=data_digest,
-            seed=seed,
-        )
-        dataset = data.outputs["dataset"]
-        teacher = add(
-            train_teacher,
-            "train-teacher",
-            "teacher",
-            options=_plain(recipe.teacher),
-            path=teacher_path,
-            digest=teacher_digest,
-            seed=seed,
-            store=store,
-            dataset=dataset,
-        )
-        models: dict[str, Any] = {}
-        for node in nodes(list(ends.values())):
-            parent = models[node.parent.name] if node.parent else teacher.outputs["model"]
-            task = _add_node(add, node, parent, teacher.outputs["model"], dataset, seed)
-            models[node.name] = task.outputs["model"]
-        baseline = models[Node(None).name]
-        verdicts = [
-            add(
-                validate,
-                f"validate-{candidate.name}",
-                f"validate {candidate.name}",
-                name=candidate.name,
-                passes=[step.label for step in candidate.passes],
-                hardware=_plain(recipe.hardware),
-                budget=budget,
-                store=store,
-                candidate=models[ends[candidate.name].name],
-                source=models[source_node(ends[candidate.name]).name],
-                baseline=baseline,
-                dataset=dataset,
-            ).outputs["Output"]
-            for candidate in recipe.candidates
-        ]
-        selection = add(select, "select", verdicts=verdicts, budget=budget, store=store).output
-        approved = add(gate, "gate", selection=selection, store=store).output
-        with dsl.If(approved == True, name="within-budget"):  # noqa: E712 a condition of KFP
-            deployed = add(
-                deploy,
-                "deploy",
-                cached=False,
-                selection=selection,
-                model=recipe.model_name,
-                serving=_plain(recipe.serving),
-                threads=recipe.hardware.threads,
-                store=store,
-                dataset=dataset,
-            ).output
-        with dsl.Else(name="over-budget"):
-            declined = add(
-                decline, "decline", cached=False, selection=selection, model=recipe.model_name, store=store
-            ).output
-        add(
-            report,
-            "report",
-            cached=False,
-            run=run,
-            job=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
-            recipe=_plain(recipe),
-            selection=selection,
-            deployment=dsl.OneOf(deployed, declined),
-            store=store,
-            dataset=dataset,
-            quality=data.outputs["quality"],
-        )
+        wire(_Inputs(run, data_path, data_digest, reference_path, teacher_path, teacher_digest, seed, budget, store))
 
-    return pipeline
+    @dsl.pipeline(
+        name=f"mlites-{recipe.name}",
+        description=f"Compress, prove and serve: recipe {recipe.name}",
+        pipeline_config=dsl.PipelineConfig(active_deadline_seconds=recipe.cluster.run_timeout_hours * 3600),
+    )
+    def in_cluster(
+        run: str = "",
+        data_path: str = recipe.data.path or "",
+        reference_path: str = recipe.data.reference or "",
+        teacher_path: str = recipe.teacher.model or recipe.teacher.weights or "",
+        seed: int = recipe.seed,
+        budget: dict = default_budget,  # type: ignore[type-arg]
+        store: str = default_store,
+        only_if_changed: bool = False,
+    ) -> None:
+        last = add(notify, "notify", cached=False, run=run, job=JOB, recipe=_plain(recipe), store=store)
+        with dsl.ExitHandler(last, name="run"):
+            checked = add(
+                check_inputs,
+                "check-inputs",
+                cached=False,
+                recipe=_plain(recipe),
+                data_path=data_path,
+                reference_path=reference_path,
+                teacher_path=teacher_path,
+                seed=seed,
+                budget=budget,
+                only_if_changed=only_if_changed,
+                store=store,
+            )
+            digests = checked.outputs["data_digest"], checked.outputs["teacher_digest"]
+            with dsl.If(checked.outputs["Output"] == True, name="something-to-do"):  # noqa: E712 a condition of KFP
+                wire(_Inputs(run, data_path, digests[0], reference_path, teacher_path, digests[1], seed, budget, store))
+
+    return here if local else in_cluster
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The pipeline's parameters, and what stands in for them."""
+
+    run: Any
+    data_path: Any
+    data_digest: Any
+    reference_path: Any
+    teacher_path: Any
+    teacher_digest: Any
+    seed: Any
+    budget: Any
+    store: Any
+
+
+def _wire(add: Any, recipe: Recipe, inputs: _Inputs, lanes: int | None) -> None:
+    ends = candidate_nodes(recipe.candidates, recipe.hardware)
+    data = add(
+        prepare_data,
+        "prepare-data",
+        f"prepare {recipe.data.source}",
+        options=recipe.data.model_dump(mode="json", exclude_none=True, exclude={"path", "reference"}),
+        task_kind=recipe.task or "",
+        path=inputs.data_path,
+        reference=inputs.reference_path,
+        digest=inputs.data_digest,
+        seed=inputs.seed,
+    )
+    dataset = data.outputs["dataset"]
+    teacher = add(
+        train_teacher,
+        "train-teacher",
+        "teacher",
+        options=_plain(recipe.teacher),
+        path=inputs.teacher_path,
+        digest=inputs.teacher_digest,
+        seed=inputs.seed,
+        dataset=dataset,
+    )
+    models: dict[str, Any] = {}
+    fan: list[PipelineTask] = []
+    for node in nodes(list(ends.values())):
+        parent = models[node.parent.name] if node.parent else teacher.outputs["model"]
+        fan.append(_add_node(add, node, parent, teacher.outputs["model"], dataset, inputs.seed))
+        models[node.name] = fan[-1].outputs["model"]
+    baseline = models[Node(None).name]
+    verdicts = [
+        add(
+            validate,
+            f"validate-{candidate.name}",
+            f"validate {candidate.name}",
+            name=candidate.name,
+            passes=[step.label for step in candidate.passes],
+            hardware=_plain(recipe.hardware),
+            budget=inputs.budget,
+            store=inputs.store,
+            candidate=models[ends[candidate.name].name],
+            source=models[source_node(ends[candidate.name]).name],
+            baseline=baseline,
+            dataset=dataset,
+        )
+        for candidate in recipe.candidates
+    ]
+    if lanes is not None:
+        run_in_lanes([*fan, *verdicts], lanes)
+    selection = add(
+        select,
+        "select",
+        verdicts=[one.outputs["Output"] for one in verdicts],
+        budget=inputs.budget,
+        store=inputs.store,
+    ).output
+    approved = add(gate, "gate", selection=selection, store=inputs.store).output
+    with dsl.If(approved == True, name="within-budget"):  # noqa: E712 a condition of KFP
+        deployed = add(
+            deploy,
+            "deploy",
+            cached=False,
+            selection=selection,
+            model=recipe.model_name,
+            serving=_plain(recipe.serving),
+            threads=recipe.hardware.threads,
+            store=inputs.store,
+            dataset=dataset,
+        ).output
+    with dsl.Else(name="over-budget"):
+        declined = add(
+            decline, "decline", cached=False, selection=selection, model=recipe.model_name, store=inputs.store
+        ).output
+    add(
+        report,
+        "report",
+        cached=False,
+        run=inputs.run,
+        job=JOB,
+        recipe=_plain(recipe),
+        selection=selection,
+        deployment=dsl.OneOf(deployed, declined),
+        store=inputs.store,
+        dataset=dataset,
+        quality=data.outputs["quality"],
+    )
 
 
 def compile_pipeline(pipeline: BaseComponent, target: Path) -> None:

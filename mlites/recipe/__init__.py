@@ -14,6 +14,7 @@ from mlites.recipe.architecture import (
     Separable,
 )
 from mlites.recipe.budget import Budget
+from mlites.recipe.cluster import InCluster
 from mlites.recipe.data import Data
 from mlites.recipe.hardware import Hardware
 from mlites.recipe.loading import load_recipe
@@ -34,6 +35,7 @@ __all__ = [
     "Factorize",
     "Factory",
     "Hardware",
+    "InCluster",
     "LeNet",
     "MobileNetV2",
     "MobileNetV3",

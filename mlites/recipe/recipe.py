@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mlites.recipe.architecture import Factory
 from mlites.recipe.budget import Budget
+from mlites.recipe.cluster import InCluster
 from mlites.recipe.data import Data
 from mlites.recipe.hardware import Hardware
 from mlites.recipe.options import Name, Options
@@ -59,6 +60,7 @@ class Recipe(Options):
     )
     budget: Budget = Budget()
     serving: Serving = Serving()
+    cluster: InCluster = InCluster()
 
     @field_validator("candidates")
     @classmethod

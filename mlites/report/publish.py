@@ -48,7 +48,7 @@ def write_run(
     return summary
 
 
-def finish_run(folder: Path, steps: list[Step], overhead_seconds: float, git_commit: str | None) -> Summary:
+def finish_run(folder: Path, steps: list[Step], overhead_seconds: float | None, git_commit: str | None) -> Summary:
     """Add what only the runner knows to the files that `write_run` wrote."""
     summary = Summary.model_validate_json((folder / "summary.json").read_bytes())
     summary = summary.model_copy(update={"steps": steps, "overhead_seconds": overhead_seconds})
@@ -64,7 +64,7 @@ def failed_run(
     error: str,
     step: str | None,
     steps: list[Step],
-    overhead_seconds: float,
+    overhead_seconds: float | None,
     data: dict[str, Any] | None = None,
     verdicts: Sequence[dict[str, Any]] = (),
 ) -> Summary:
@@ -77,7 +77,7 @@ def failed_run(
         error: What failed.
         step: Name of the step that did.
         steps: All that came to their end.
-        overhead_seconds: Wall time less the steps' own.
+        overhead_seconds: Wall time less the steps' own; None where steps ran side by side.
         data: The data document, if the run came that far.
         verdicts: Of the candidates measured before.
     """

@@ -1,0 +1,117 @@
+"""How a task runs in a cluster: resources, time limit, further tries, user, scratch space, names of secrets."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from kfp import kubernetes
+from kfp.dsl.pipeline_task import PipelineTask
+
+from mlites.recipe import InCluster
+from mlites.recipe.cluster import Step
+from pipelines.placement import GPU
+
+USER = 1000  # that the images are built for; its group has the same number
+SCRATCH = "20Gi"
+LONGEST_WAIT_SECONDS = 600  # between two tries
+CREDENTIALS_SECRET = "mlites-s3"  # noqa: S105 a secret's name
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")  # its keys, named as the variables that a task sees
+SERVERS_CONFIG_MAP = "mlites-servers"
+S3_SERVER = ("MLITES_S3_ENDPOINT", "AWS_REGION")  # keys of the config map
+TRITON_SERVER = ("MLITES_TRITON_URL", "MLITES_TRITON_GRPC")
+NOTIFY_SECRET = "mlites-notify"  # noqa: S105 a secret's name
+WEBHOOK = "MLITES_WEBHOOK_URL"  # its key
+RUN_LABEL = "metadata.labels['pipeline/runid']"  # KFP's name for the run, on every pod
+
+KINDS = {
+    "prepare-data": "prepare",
+    "train-teacher": "train",
+    "distill": "train",
+    "factorize": "train",
+    "prune": "train",
+    "qat": "train",
+    "share": "train",
+    "export": "convert",
+    "quantize": "convert",
+    "validate": "measure",
+    "deploy": "deploy",
+}  # which settings a component takes; the others decide
+
+
+FROM_IMAGE = (
+    'module="$(python3 -c "from importlib.util import find_spec; print(find_spec(\'components.$0\').origin)")"; '
+    'exec python3 -m kfp.dsl.executor_main --component_module_path "$module" "$@"'
+)
+
+
+def from_image(component: Any) -> Any:
+    """The component with the code that its image holds, in place of the copy of it that KFP puts into every task.
+
+    The image's tag stays, so the code is as certain, and a pipeline of hundreds of tasks keeps below the size that
+    Kubernetes takes. For the same reason inputs go without their descriptions.
+    """
+    clone = copy.copy(component)
+    clone.component_spec = copy.deepcopy(component.component_spec)
+    for one in [*(clone.component_spec.inputs or {}).values(), *(clone.component_spec.outputs or {}).values()]:
+        one.description = None
+    module = component.name.replace("-", "_")
+    clone.component_spec.implementation.container.command = ["sh", "-ec", FROM_IMAGE, module]
+    return clone
+
+
+def step_of(component: str, cluster: InCluster) -> Step:
+    """The settings of a component's tasks."""
+    step: Step = getattr(cluster, KINDS.get(component, "decide"))
+    return step
+
+
+def settle_task(task: PipelineTask, component: str, cluster: InCluster) -> None:
+    """Give a task all that it needs in a cluster, but not its place: see `pipelines.placement`.
+
+    The root of its file system may be read-only: it writes to /tmp and to KFP's own volumes alone.
+    """
+    step = step_of(component, cluster)
+    cpu, memory = f"{step.cpu:g}", f"{step.memory_mib}Mi"
+    task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
+    if step.gpu:
+        task.set_accelerator_type(GPU).set_accelerator_limit(step.gpu)
+    if component != "validate":  # which keeps to its profile's threads
+        task.set_env_variable("OMP_NUM_THREADS", str(max(1, int(step.cpu))))
+    task.set_retry(
+        step.retries,
+        backoff_duration=f"{cluster.retry_seconds}s",
+        backoff_factor=2.0,
+        backoff_max_duration=f"{max(LONGEST_WAIT_SECONDS, cluster.retry_seconds)}s",
+    )
+    kubernetes.set_timeout(task, step.timeout_minutes * 60)
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    kubernetes.empty_dir_mount(task, "scratch", "/tmp", size_limit=SCRATCH)  # noqa: S108 this pod's own
+    kubernetes.use_field_path_as_env(task, "MLITES_RUN_ID", RUN_LABEL)
+    kubernetes.use_secret_as_env(task, CREDENTIALS_SECRET, {key: key for key in CREDENTIALS})
+    servers = S3_SERVER + (TRITON_SERVER if component == "deploy" else ())
+    kubernetes.use_config_map_as_env(task, SERVERS_CONFIG_MAP, {key: key for key in servers})
+    if component == "notify":
+        kubernetes.use_secret_as_env(task, NOTIFY_SECRET, {WEBHOOK: WEBHOOK}, optional=True)
+    if cluster.queue is not None:
+        kubernetes.add_pod_label(task, "kueue.x-k8s.io/queue-name", cluster.queue)
+    if cluster.priority_class is not None:
+        kubernetes.add_pod_label(task, "kueue.x-k8s.io/priority-class", cluster.priority_class)
+
+
+def run_in_lanes(tasks: Sequence[PipelineTask], lanes: int) -> None:
+    """Let at most so many tasks run at once: each waits for the one that many places before it.
+
+    KFP limits loops alone, and the tasks here differ from one another. Two tasks that run at the same time never stand
+    in the same lane, since within a lane each waits for the one before.
+
+    Args:
+        tasks: in an order in which none comes before what it needs.
+        lanes: how many may run at once.
+    """
+    for before, task in _pairs(tasks, lanes):
+        if before.name not in task.dependent_tasks:
+            task.after(before)
+
+
+def _pairs(tasks: Sequence[PipelineTask], lanes: int) -> Iterator[tuple[PipelineTask, PipelineTask]]:
+    return zip(tasks, tasks[lanes:], strict=False)
