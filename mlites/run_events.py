@@ -1,7 +1,7 @@
 """What became of each step of a run in a cluster, told by the steps themselves in the store.
 
 Kubeflow knows that a pod failed, but not why. So each step writes one small object, ``events/<run>/<step>.json``, when
-it starts and again when it ends; whoever closes or follows the run reads them. A further try writes over the one before.
+it starts and again when it ends; whoever closes or follows the run reads them. A further try writes over the earlier.
 """
 
 import json

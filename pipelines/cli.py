@@ -11,6 +11,8 @@ from mlites import __version__
 from mlites.errors import InputError, ParityError
 from mlites.files import write_atomically
 from mlites.recipe import Hardware, Recipe, load_recipe
+from pipelines.cluster.errors import ClusterError
+from pipelines.commands import cluster
 
 if TYPE_CHECKING:
     from mlites.stack import Server
@@ -192,28 +194,6 @@ def check(recipe: Path, overrides: tuple[str, ...]) -> None:
     click.echo(f"{recipe}: right. {len(ends)} candidates in {shared} compression steps")
 
 
-@cli.command("compile")
-@_recipe
-@_overrides
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="IR file to write, .yaml.")
-def compile_(recipe: Path, overrides: tuple[str, ...], output: Path) -> None:
-    """Write the pipeline of RECIPE for a Kubeflow cluster."""
-    checked = _load(recipe, overrides)
-    if output.suffix not in (".yaml", ".yml"):
-        raise InputError(f"--output {output}: KFP takes .yaml; name the file {output.with_suffix('.yaml')}")
-    from pipelines.compress import build_pipeline, compile_pipeline
-    from pipelines.runner import code_digest
-
-    pipeline = build_pipeline(checked, environment={"MLITES_CODE": code_digest()}, local=False)
-    compile_pipeline(pipeline, output)
-    click.echo(f"{output}: {output.stat().st_size} bytes")
-    for parameter, path in (("data_path", checked.data.path), ("reference_path", checked.data.reference)):
-        if path and not path.startswith("s3://"):
-            click.echo(
-                f"note: {parameter} is {path}, which a cluster cannot see; give s3://... when you start it", err=True
-            )
-
-
 @cli.command()
 def schema() -> None:
     """Print the JSON Schema of a recipe, for editors."""
@@ -258,6 +238,11 @@ def _show_servers(servers: "list[Server]") -> None:
         click.echo(server)
 
 
+cli.add_command(cluster.compile_)
+cli.add_command(cluster.submit)
+cli.add_command(cluster.schedule)
+
+
 def main() -> None:
     """Entry point: wrong input is one line and exit code 2."""
     from mlites.stack import StackFailed
@@ -270,7 +255,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (StackFailed, ParityError, OSError) as error:
+    except (ClusterError, StackFailed, ParityError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
