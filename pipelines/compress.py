@@ -59,7 +59,6 @@ def build_pipeline(
     """
     factory = {"MLITES_TRUSTED_FACTORIES": ",".join(recipe.factories)} if recipe.factories else {}
     events = {} if local else {"MLITES_EVENTS": default_store}
-    default_budget = _plain(recipe.budget)
 
     def add(component: Any, step: str, label: str = "", /, *, cached: bool = True, **arguments: Any) -> PipelineTask:
         task: PipelineTask = _named(component if local else from_image(component), step)(**arguments)
@@ -78,8 +77,14 @@ def build_pipeline(
                 place_task(task, recipe.hardware)
         return task
 
-    def wire(inputs: _Inputs) -> None:
+    def wire(inputs: "_Inputs") -> None:
         _wire(add, recipe, inputs, None if local else recipe.cluster.parallelism)
+
+    return _here(recipe, wire) if local else _in_cluster(recipe, add, wire, default_store)
+
+
+def _here(recipe: Recipe, wire: Callable[["_Inputs"], None]) -> BaseComponent:
+    default_budget = _plain(recipe.budget)
 
     @dsl.pipeline(name=f"mlites-{recipe.name}", description=f"Compress, prove and serve: recipe {recipe.name}")
     def here(
@@ -91,9 +96,15 @@ def build_pipeline(
         teacher_digest: str = "",
         seed: int = recipe.seed,
         budget: dict = default_budget,  # type: ignore[type-arg]
-        store: str = default_store,
+        store: str = DEFAULT_STORE,
     ) -> None:
         wire(_Inputs(run, data_path, data_digest, reference_path, teacher_path, teacher_digest, seed, budget, store))
+
+    return here
+
+
+def _in_cluster(recipe: Recipe, add: Any, wire: Callable[["_Inputs"], None], default_store: str) -> BaseComponent:
+    default_budget = _plain(recipe.budget)
 
     @dsl.pipeline(
         name=f"mlites-{recipe.name}",
@@ -129,7 +140,7 @@ def build_pipeline(
             with dsl.If(checked.outputs["Output"] == True, name="something-to-do"):  # noqa: E712 a condition of KFP
                 wire(_Inputs(run, data_path, digests[0], reference_path, teacher_path, digests[1], seed, budget, store))
 
-    return here if local else in_cluster
+    return in_cluster
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def audit(path: Path, environment: Mapping[str, str] = os.environ) -> list[str]:
         One line a fault.
     """
     text = path.read_text()
-    spec, platform = yaml.safe_load_all(text)
+    spec, platform = yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     faults = lint(spec)
     for name, executor in spec["deploymentSpec"]["executors"].items():

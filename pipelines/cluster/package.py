@@ -85,7 +85,7 @@ def make_package(recipe: Recipe, path: Path, images: Images, store: str = DEFAUL
 
 def local_paths(parameters: dict[str, Any]) -> dict[str, str]:
     """Parameters that name files of this machine, which a cluster cannot see."""
-    paths = {name: str(parameters[name] or "") for name in ("data_path", "reference_path", "teacher_path")}
+    paths = {name: str(parameters.get(name) or "") for name in ("data_path", "reference_path", "teacher_path")}
     return {name: path for name, path in paths.items() if path and not path.startswith("s3://")}
 
 
