@@ -28,10 +28,10 @@ def task(model: Path | None = None) -> Iterator[Path | None]:
     Reads variables of the environment, which may all be missing: ``MLITES_STEP`` names the step; ``MLITES_EVENTS`` is a
     file that takes a JSON line when the step starts, fails and ends (the local runner reads it), or the s3:// address
     of a store, which takes them in a cluster under the run's ``MLITES_RUN_ID``; ``MLITES_CHECKPOINTS`` is a folder that
-    outlives the process; ``MLITES_RUNNER_PID`` is whom not to outlive; ``MLITES_CANDIDATE_STEP`` says in words what the
-    step does for a candidate, which others do not depend on. Such a step ends well on an `InputError` or a
-    `ParityError`, with the failure in place of its model; any other exception may be a fault of the machine that
-    another try does not meet.
+    outlives the process, or an ``s3://`` address where checkpoints outlive the machine, too; ``MLITES_RUNNER_PID`` is
+    whom not to outlive; ``MLITES_CANDIDATE_STEP`` says in words what the step does for a candidate, which others do not
+    depend on. Such a step ends well on an `InputError` or a `ParityError`, with the failure in place of its model; any
+    other exception may be a fault of the machine that another try does not meet.
 
     Args:
         model: folder that the step writes, if it makes a model.

@@ -28,7 +28,7 @@ from components.share import share
 from components.train_teacher import train_teacher
 from components.validate import validate
 from mlites.recipe import Recipe
-from pipelines.cluster.tasks import from_image, run_in_lanes, settle_task
+from pipelines.cluster.tasks import from_image, run_in_lanes, settle_task, step_kind, train_job
 from pipelines.placement import place_task
 from pipelines.trie import Node, candidate_nodes, nodes, source_node
 
@@ -55,7 +55,8 @@ def build_pipeline(
         local: For ``kfp.local``, which is told digests of the inputs; else for a cluster, whose first task looks them
             up, and whose last one, an exit handler, publishes the run's page and notifies.
         image: Names an image as the cluster finds it.
-        default_store: The parameter's default; in a cluster steps also tell there what became of them.
+        default_store: The parameter's default; in a cluster steps also tell there what became of them, and keep their
+            checkpoints there.
     """
     factory = {"MLITES_TRUSTED_FACTORIES": ",".join(recipe.factories)} if recipe.factories else {}
     events = {} if local else {"MLITES_EVENTS": default_store}
@@ -75,6 +76,10 @@ def build_pipeline(
             settle_task(task, kind, recipe.cluster)
             if kind == "validate":
                 place_task(task, recipe.hardware)
+            if step_kind(kind) == "train":
+                task.set_env_variable("MLITES_CHECKPOINTS", f"{default_store}/checkpoints")
+            if kind == "train-teacher" and recipe.teacher.workers > 1:
+                task.set_env_variable("MLITES_TRAIN_JOB", train_job(task.container_spec.image, recipe.cluster))
         return task
 
     def wire(inputs: "_Inputs") -> None:
@@ -180,6 +185,7 @@ def _wire(add: Any, recipe: Recipe, inputs: _Inputs, lanes: int | None) -> None:
         path=inputs.teacher_path,
         digest=inputs.teacher_digest,
         seed=inputs.seed,
+        store=inputs.store,
         dataset=dataset,
     )
     models: dict[str, Any] = {}

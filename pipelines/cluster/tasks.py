@@ -7,6 +7,7 @@ from typing import Any
 from kfp import kubernetes
 from kfp.dsl.pipeline_task import PipelineTask
 
+from mlites.errors import InputError
 from mlites.recipe import InCluster
 from mlites.recipe.cluster import Step
 from pipelines.placement import GPU
@@ -18,7 +19,13 @@ CREDENTIALS_SECRET = "mlites-s3"  # noqa: S105 a secret's name
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")  # its keys, named as the variables that a task sees
 SERVERS_CONFIG_MAP = "mlites-servers"
 S3_SERVER = ("MLITES_S3_ENDPOINT", "AWS_REGION")  # keys of the config map
-TRITON_SERVER = ("MLITES_TRITON_URL", "MLITES_TRITON_GRPC")
+TRITON_SERVER = (
+    "MLITES_TRITON_URL",
+    "MLITES_TRITON_GRPC",
+    "MLITES_TRITON_REPLICAS",
+    "MLITES_SANDBOX_URL",
+    "MLITES_SANDBOX_GRPC",
+)
 NOTIFY_SECRET = "mlites-notify"  # noqa: S105 a secret's name
 WEBHOOK = "MLITES_WEBHOOK_URL"  # its key
 RUN_LABEL = "metadata.labels['pipeline/runid']"  # KFP's name for the run, on every pod
@@ -34,8 +41,9 @@ KINDS = {
     "export": "convert",
     "quantize": "convert",
     "validate": "measure",
+    "sweep": "deploy",
     "deploy": "deploy",
-}  # which settings a component takes; the others decide
+}  # the others decide
 
 
 FROM_IMAGE = (
@@ -59,10 +67,30 @@ def from_image(component: Any) -> Any:
     return clone
 
 
-def step_of(component: str, cluster: InCluster) -> Step:
-    """The settings of a component's tasks."""
-    step: Step = getattr(cluster, KINDS.get(component, "decide"))
-    return step
+def step_kind(component: str) -> str:
+    """Which settings of the recipe's cluster section a component's tasks take."""
+    return KINDS.get(component, "decide")
+
+
+def train_job(image: str, cluster: InCluster) -> str:
+    """How the pods of a TrainJob run, which train a teacher with several workers: as a task that trains would.
+
+    Raises:
+        InputError: more GPUs than a worker takes.
+    """
+    from mlites.training.train_job import JobSettings  # knows PyTorch, which takes long to import
+
+    step = cluster.train
+    if step.gpu > 1:
+        raise InputError(f"cluster.train.gpu is {step.gpu}, but each of a teacher's workers takes one: raise workers")
+    settings = JobSettings(
+        image=image,
+        cpu=f"{step.cpu:g}",
+        memory=f"{step.memory_mib}Mi",
+        gpus=step.gpu,
+        seconds=step.timeout_minutes * 60,
+    )
+    return settings.model_dump_json(exclude_none=True)
 
 
 def settle_task(task: PipelineTask, component: str, cluster: InCluster) -> None:
@@ -70,7 +98,7 @@ def settle_task(task: PipelineTask, component: str, cluster: InCluster) -> None:
 
     The root of its file system may be read-only: it writes to /tmp and to KFP's own volumes alone.
     """
-    step = step_of(component, cluster)
+    step: Step = getattr(cluster, step_kind(component))
     cpu, memory = f"{step.cpu:g}", f"{step.memory_mib}Mi"
     task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
     if step.gpu:
@@ -88,7 +116,7 @@ def settle_task(task: PipelineTask, component: str, cluster: InCluster) -> None:
     kubernetes.empty_dir_mount(task, "scratch", "/tmp", size_limit=SCRATCH)  # noqa: S108 this pod's own
     kubernetes.use_field_path_as_env(task, "MLITES_RUN_ID", RUN_LABEL)
     kubernetes.use_secret_as_env(task, CREDENTIALS_SECRET, {key: key for key in CREDENTIALS})
-    servers = S3_SERVER + (TRITON_SERVER if component == "deploy" else ())
+    servers = S3_SERVER + (TRITON_SERVER if step_kind(component) == "deploy" else ())
     kubernetes.use_config_map_as_env(task, SERVERS_CONFIG_MAP, {key: key for key in servers})
     if component == "notify":
         kubernetes.use_secret_as_env(task, NOTIFY_SECRET, {WEBHOOK: WEBHOOK}, optional=True)

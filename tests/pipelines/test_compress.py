@@ -1,5 +1,6 @@
 """The compiled pipeline: same bytes twice, loads with KFP, shares steps, holds no secret."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from kfp import components
 
+from mlites.errors import InputError
 from mlites.recipe import load_recipe
 from pipelines.cluster.audit import audit
 from pipelines.compress import build_pipeline, compile_pipeline
@@ -209,3 +211,19 @@ def test_a_pipeline_for_this_machine_has_nothing_of_a_cluster(tmp_path: Path) ->
     assert not any("resources" in one for one in here.containers.values())
     assert here.kubernetes == {} and not {"check-inputs", "notify"} & set(here.tasks)
     assert not any("retryPolicy" in one for one in here.tasks.values())
+
+
+def test_tasks_that_train_keep_checkpoints_in_the_store_and_several_workers_get_pods_of_their_own(
+    cluster: Compiled, tmp_path: Path
+) -> None:
+    kept = {name for name, one in cluster.containers.items() if "MLITES_CHECKPOINTS" in str(one["env"])}
+    assert {name.split("-")[0] for name in kept} == {"train", "distill", "prune"}
+    wide = ["teacher.workers=2", "cluster.train={cpu: 4, gpu: 1, memory_mib: 8192, timeout_minutes: 90}"]
+    variables = {
+        one["name"]: one["value"] for one in _compile(tmp_path / "p.yaml", *wide).containers["train-teacher"]["env"]
+    }
+    job = json.loads(variables["MLITES_TRAIN_JOB"])
+    assert job["image"] == cluster.containers["train-teacher"]["image"]
+    assert (job["cpu"], job["memory"], job["gpus"], job["seconds"]) == ("4", "8192Mi", 1, 5400)
+    with pytest.raises(InputError, match=r"cluster\.train\.gpu is 2, but each of a teacher's workers takes one"):
+        _compile(tmp_path / "p.yaml", "teacher.workers=2", "cluster.train.gpu=2")
