@@ -29,7 +29,7 @@ from components.sweep import sweep
 from components.train_teacher import train_teacher
 from components.validate import validate
 from mlites.recipe import Recipe
-from pipelines.cluster.tasks import from_image, run_in_lanes, settle_task, step_kind, train_job
+from pipelines.cluster.tasks import from_image, run_in_lanes, set_environment, settle_task, step_kind, train_job
 from pipelines.placement import place_task
 from pipelines.trie import Node, candidate_nodes, nodes, source_node
 
@@ -63,24 +63,24 @@ def build_pipeline(
     events = {} if local else {"MLITES_EVENTS": default_store}
 
     def add(component: Any, step: str, label: str = "", /, *, cached: bool = True, **arguments: Any) -> PipelineTask:
-        task: PipelineTask = _named(component if local else from_image(component), step)(**arguments)
-        kind = component.name
-        for key, value in {**environment, **factory, **events, "MLITES_STEP": step}.items():
-            if key != "MLITES_STORE_ID" or kind in ("validate", "select", "gate", "sweep"):
-                task.set_env_variable(key, value)
+        kind, place = component.name, image(component.component_spec.implementation.container.image)
+        task: PipelineTask = _named(component if local else from_image(component, place), step)(**arguments)
+        variables = {**environment, **factory, **events, "MLITES_STEP": step}
+        if kind not in ("validate", "select", "gate", "sweep"):
+            variables.pop("MLITES_STORE_ID", None)
         task.set_caching_options(enable_caching=cached)
         if label:
             task.set_display_name(label)
         if not local:
-            task.set_env_variable("MLITES_LABEL", label or step)
-            task.set_container_image(image(component.component_spec.implementation.container.image))
+            variables["MLITES_LABEL"] = label or step
+            if step_kind(kind) == "train":
+                variables["MLITES_CHECKPOINTS"] = f"{default_store}/checkpoints"
+            if kind == "train-teacher" and recipe.teacher.workers > 1:
+                variables["MLITES_TRAIN_JOB"] = train_job(place, recipe.cluster)
             settle_task(task, kind, recipe.cluster)
             if kind == "validate":
                 place_task(task, recipe.hardware)
-            if step_kind(kind) == "train":
-                task.set_env_variable("MLITES_CHECKPOINTS", f"{default_store}/checkpoints")
-            if kind == "train-teacher" and recipe.teacher.workers > 1:
-                task.set_env_variable("MLITES_TRAIN_JOB", train_job(task.container_spec.image, recipe.cluster))
+        set_environment(task, variables)
         return task
 
     def wire(inputs: "_Inputs") -> None:
@@ -298,7 +298,7 @@ def _add_node(add: Any, node: Node, parent: Any, teacher: Any, dataset: Any, see
         arguments["teacher"] = teacher
     task: PipelineTask = add(STEPS[node.kind], node.name, node.label, **arguments)
     if node != Node(None):  # without the teacher's own export nothing can be judged
-        task.set_env_variable("MLITES_CANDIDATE_STEP", node.label)
+        set_environment(task, {"MLITES_CANDIDATE_STEP": node.label})
     return task
 
 
