@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib.metadata
 import re
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -134,6 +135,24 @@ def test_what_manifests_start_finds_its_packages_too() -> None:
         held = _with_dependencies(requirements(kind))
         for file in files:
             assert {module for module in imported(ROOT / file) if not _provided(module) & held} == set()
+
+
+def test_the_command_line_starts_in_the_deploy_image() -> None:
+    """``mlites settle`` runs before Triton; what other commands need is imported by them."""
+    held = _with_dependencies(requirements("deploy"))
+    absent = [name for name, providers in _distributions().items() if not {_plain(one) for one in providers} & held]
+    absent = [name for name in absent if name not in OURS and not name.startswith("_")]
+    program = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in {set(absent)!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import pipelines.cli
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-500:]
 
 
 @pytest.mark.parametrize("kind", ["validate", "deploy"])
