@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from mlites.errors import InputError
-from mlites.hardware.memory import measure_process
 from mlites.recipe import Hardware
 from mlites.serving.channel import (
     Channel,
@@ -361,6 +360,8 @@ def _load_measured(box: Sandbox, fetched: Fetched, role: str, loaded: ExitStack)
     after = box.memory_bytes()
     if before is not None and after is not None:
         return subject, after - before
+    from mlites.hardware.memory import measure_process  # a rollback, which is in a hurry, never needs it
+
     hardware = Hardware(threads=fetched.release.threads, batch=fetched.release.serving.max_batch_size)
     process = measure_process(fetched.folder / "model.onnx", fetched.golden.rows, hardware)
     return subject, process.peak_memory_bytes * fetched.release.serving.instances

@@ -57,6 +57,11 @@ class Stand:
         self.mark = f"triton:{Path(os.environ['MLITES_HOME']).resolve() / 'stack'}"
         self.seeds: dict[str, int] = {}
 
+    def up(self) -> None:
+        """Start what was killed; a server whose port another took meanwhile listens elsewhere."""
+        os.environ.update(stack.up())
+        self.store, self.triton = Store.open(os.environ["MLITES_STORE"]), Triton.from_environment()
+
     def release(self, seed: int, name: str = NAME) -> str:
         digest = planted.good(self.store, name, self.folder, seed, SERVING).digest
         self.seeds[digest] = seed
@@ -164,7 +169,7 @@ def die(stand: Stand, victim: str, only: int | None = None) -> bool:
             if at == 0:
                 points = json.loads(done.stdout.splitlines()[-1])
                 print(f"{action}: {len(points)} points", flush=True)
-            stack.up()
+            stand.up()
             words = _after(stand, name, target, before.digest if before else "", digests[2], victim, done)
             right = not words
             good &= right
@@ -190,7 +195,7 @@ def _after(stand: Stand, name: str, target: str, before: str, following: str, vi
         if victim != "self" and done.returncode == 1 and ("Traceback" in done.stderr or not done.stderr.strip()):
             return f"no clear reason: {done.stderr[-300:]}"
         process.stop(stand.mark)
-        stack.up()
+        stand.up()
         stand.triton.wait_until_ready(name, int(read_channel(stand.store, name, "production").version))  # type: ignore[union-attr]
         found = stand.check(name)
         if stand.answer("", name) != stand.seeds[found]:
