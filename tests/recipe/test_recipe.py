@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from mlites.errors import InputError
-from mlites.recipe import Recipe, load_recipe
+from mlites.recipe import Recipe, Teacher, load_recipe
 
 GOOD = """\
 name: mine
@@ -155,3 +157,19 @@ def test_the_shipped_recipes_have_six_candidates_that_share_prefixes(name: str) 
     assert len(recipe.candidates) >= 6
     firsts = [one.passes[0] for one in recipe.candidates]
     assert len({str(step) for step in firsts}) < len(firsts)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({"model": "m", "workers": 2}, "workers train an architecture or a transfer; a given model is taken as it is"),
+        (
+            {"architecture": {"family": "mlp"}, "training": {"batch_size": 9}, "workers": 5},
+            "workers must be 1 to 4, as each takes 2 rows at least of a batch of 9, got 5",
+        ),
+    ],
+)
+def test_workers_without_work_are_refused(teacher: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Teacher.model_validate(teacher)
+    assert Teacher.model_validate({"model": "m", "transfer": {}, "workers": 2}).workers == 2
