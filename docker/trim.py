@@ -1,8 +1,11 @@
 """Take out of an environment what no step uses: tests, headers, debug symbols, descriptions of AWS services but S3.
 
+Kubernetes' client, a thousand generated files, stays as byte code without sources and docstrings.
+
 Usage: python3 docker/trim.py SITE_PACKAGES, while an image is built.
 """
 
+import compileall
 import shutil
 import subprocess
 import sys
@@ -41,6 +44,11 @@ def trim(packages: Path) -> None:
     for folder in (packages / "botocore" / "data").glob("*/"):
         if folder.name not in AWS_SERVICES:
             shutil.rmtree(folder)
+    if (packages / "kubernetes").is_dir():
+        compileall.compile_dir(packages / "kubernetes", quiet=1, legacy=True, optimize=2)
+        for pattern in ("*.py", "__pycache__"):
+            for path in list((packages / "kubernetes").rglob(pattern)):
+                path.unlink() if path.is_file() else shutil.rmtree(path)
     for library in packages.rglob("*.so"):
         if not library.relative_to(packages).parts[0].endswith(ALREADY_LEAN):
             subprocess.run(["strip", "--strip-unneeded", library], check=True)
