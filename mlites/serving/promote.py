@@ -352,14 +352,14 @@ def _unload(triton: Triton, name: str) -> None:
 
 def _load_measured(box: Sandbox, fetched: Fetched, role: str, loaded: ExitStack) -> tuple[Subject, int]:
     """Load a release in the sandbox and ask it; the bytes that this took."""
-    before = box.memory_bytes()
+    before = box.memory()
     name = f"{fetched.release.model}-{role}-{uuid.uuid4().hex[:12]}"
     loaded.callback(_unload, box.triton, name)
     subject = _load(box.triton, fetched, name)
     parity(box.triton, subject)
-    after = box.memory_bytes()
-    if before is not None and after is not None:
-        return subject, after - before
+    after = box.memory()
+    if before is not None and after is not None:  # processes of an earlier trial may be ending meanwhile
+        return subject, sum(held - before.get(pid, 0) for pid, held in after.items())
     from mlites.hardware.memory import measure_process  # a rollback, which is in a hurry, never needs it
 
     hardware = Hardware(threads=fetched.release.threads, batch=fetched.release.serving.max_batch_size)

@@ -32,9 +32,9 @@ class Sandbox:
     triton: Triton
     mark: str | None = None
 
-    def memory_bytes(self) -> int | None:
-        """What its processes hold of their own and their share of what several map; None for a server elsewhere."""
-        return sum(_proportional_bytes(pid) for pid in process.find(self.mark)) if self.mark else None
+    def memory(self) -> dict[int, int] | None:
+        """Bytes that each of its processes holds, shared ones by its share; None for a server elsewhere."""
+        return {pid: _proportional_bytes(pid) for pid in process.find(self.mark)} if self.mark else None
 
 
 @contextmanager

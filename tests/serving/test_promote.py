@@ -138,7 +138,7 @@ def test_bad_releases_are_stopped_with_the_reason_while_the_old_one_answers(
             r"names the labelled class for \d+% of the golden rows, and promises 100%: is the order of its classes",
         ),
         "slow": (
-            bench.plant(planted.onnx(2, work=160, ballast_mib=32)),
+            bench.plant(planted.onnx(2, work=500, ballast_mib=32)),
             r"takes [\d.]+ ms, [\d.]+ in service; 1.5 times that is allowed, tried 3 times",
         ),
         "large": (
@@ -244,7 +244,9 @@ def test_a_rollback_takes_the_channel_from_a_promoter(bench: Bench) -> None:
 
 def test_channels_are_models_of_their_own_and_a_canary_gets_its_share(bench: Bench) -> None:
     slow = Serving(
-        promotion=Promotion(trial_seconds=0.3, shadow_seconds=0, watch_seconds=0, canary_share=0.25, canary_seconds=1)
+        promotion=Promotion(
+            trial_seconds=0.3, shadow_seconds=0, watch_seconds=0, canary_share=0.25, canary_seconds=1, slower=50
+        )
     )
     first, second = bench.good(1), bench.good(2, serving=slow)
     bench.promote(first)
