@@ -1,5 +1,6 @@
 """The real servers, shared by all tests of a session: SeaweedFS alone, or with Triton."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -89,3 +90,9 @@ def save(tmp_path: Path) -> Callable[[onnx.ModelProto | bytes, str], Path]:
         return path
 
     return write
+
+
+def pytest_configure() -> None:
+    """A shell that starts the tests in its background has them ignore SIGINT, and programs under test inherit that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

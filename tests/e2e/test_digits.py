@@ -50,11 +50,14 @@ def test_the_served_version_reads_digits(summary: dict[str, Any], workplace: Wor
     images, labels = load_digits(return_X_y=True)
     (mean,), (std,) = steps["mean"], steps["std"]
     rows = ((images[:32].reshape(-1, 1, 8, 8) * steps["scale"] - mean) / std).astype(np.float32)
-    tensor = client_module.InferInput("input", rows.shape, "FP32")
-    tensor.set_data_from_numpy(rows)
-    answer = client.infer(served["model"], [tensor], model_version=str(served["version"])).as_numpy("logits")
+    classes = []
+    for piece in np.split(rows, 4):  # the settings found may take 8 rows at most
+        tensor = client_module.InferInput("input", piece.shape, "FP32")
+        tensor.set_data_from_numpy(piece)
+        answer = client.infer(served["model"], [tensor], model_version=str(served["version"]))
+        classes += answer.as_numpy("logits").argmax(1).tolist()
     client.close()
-    assert (answer.argmax(1) == labels[:32]).mean() >= 0.9
+    assert (np.array(classes) == labels[:32]).mean() >= 0.9
 
 
 def test_the_settings_in_service_are_the_best_of_those_tried(summary: dict[str, Any], workplace: Workplace) -> None:

@@ -174,7 +174,7 @@ def test_the_command_prints_a_plain_table_and_json_and_ends_with_2_if_a_file_is_
     assert done.returncode == 2
     assert done.stderr == f"error: {bad}: not an ONNX file, or cut short; export the model again\n"
     head, row = done.stdout.splitlines()[1:3]
-    assert head.split()[:3] == ["file", "p50", "ms"] and row.startswith(str(good)) and " 1.000x " in row
+    assert head.split()[:3] == ["file", "p50", "ms"] and row.startswith(good.name) and " 1.000x " in row
     written = json.loads((tmp_path / "out.json").read_text())
     assert [one["file"] for one in written["models"]] == [str(bad), str(good)]
     done = subprocess.run([*command[:4], *command[5:], "-"], capture_output=True, text=True, check=False)
