@@ -32,6 +32,7 @@ from botocore.exceptions import (
 from mlites.errors import InputError
 from mlites.files import canonical_json, digest_bytes, digest_file, digest_json, file_digests, new_folder
 
+DEFAULT_STORE = "s3://mlites"  # where MLITES_STORE names none
 MANIFEST = "manifest.json"
 CHUNK_BYTES = 1 << 20
 ATTEMPTS = 4

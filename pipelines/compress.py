@@ -29,11 +29,11 @@ from components.sweep import sweep
 from components.train_teacher import train_teacher
 from components.validate import validate
 from mlites.recipe import Recipe
+from mlites.storage import DEFAULT_STORE
 from pipelines.cluster.tasks import from_image, run_in_lanes, set_environment, settle_task, step_kind, train_job
 from pipelines.placement import place_task
 from pipelines.trie import Node, candidate_nodes, nodes, source_node
 
-DEFAULT_STORE = "s3://mlites"
 JOB = dsl.PIPELINE_JOB_NAME_PLACEHOLDER
 
 

@@ -31,11 +31,10 @@ from mlites.serving.raw import PROBABILITIES, RAW, raw_name
 from mlites.serving.release import Release, read_release
 from mlites.serving.samples import SampleLog
 from mlites.serving.server import Triton
-from mlites.storage import Store
+from mlites.storage import DEFAULT_STORE, Store
 
 CONNECTIONS: dict[str, type[GrpcConnection] | type[HttpConnection]] = {"grpc": GrpcConnection, "http": HttpConnection}
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
-DEFAULT_STORE = "s3://mlites"
 
 
 class PredictionFailed(Exception):

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 
 from mlites.errors import InputError
-from mlites.storage import PreconditionFailed, Store
+from mlites.storage import DEFAULT_STORE, PreconditionFailed, Store
 
 PLACE_KEEPER = "repository/.keep"
 
@@ -22,7 +22,7 @@ def provide_repository(store: Store) -> None:
 def main() -> int:
     """Provide the store that MLITES_STORE names; exit 2 with one line where it cannot be reached."""
     try:
-        store = Store.open(os.environ.get("MLITES_STORE") or "s3://mlites")
+        store = Store.open(os.environ.get("MLITES_STORE") or DEFAULT_STORE)
         provide_repository(store)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

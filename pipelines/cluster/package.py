@@ -9,9 +9,10 @@ import yaml
 from mlites.errors import InputError
 from mlites.files import digest_bytes
 from mlites.recipe import Recipe
+from mlites.storage import DEFAULT_STORE
 from pipelines.cluster.audit import audit
 from pipelines.cluster.images import place_image
-from pipelines.compress import DEFAULT_STORE, build_pipeline, compile_pipeline
+from pipelines.compress import build_pipeline, compile_pipeline
 from pipelines.runner import code_digest
 
 

@@ -237,9 +237,9 @@ def settle() -> None:
     `mlites stack up` does it before it starts Triton.
     """
     from mlites.serving.versions import agree_all
-    from mlites.storage import Store
+    from mlites.storage import DEFAULT_STORE, Store
 
-    for line in agree_all(Store(os.environ.get("MLITES_STORE") or "s3://mlites")):
+    for line in agree_all(Store(os.environ.get("MLITES_STORE") or DEFAULT_STORE)):
         click.echo(line)
 
 
