@@ -10,10 +10,9 @@ user's kubeconfig.
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlites.errors import InputError
 from mlites.serving.repository import model_key, versions_in
@@ -21,9 +20,13 @@ from mlites.serving.server import LOAD_SECONDS, Triton, TritonRefused
 from mlites.serving.versions import CONFIG, Place
 from mlites.storage import MANIFEST, Store
 
+if TYPE_CHECKING:
+    from mlites.kubernetes_api import Kubernetes
+
 CONTAINER, VARIABLE = "triton", "MLITES_REVISION"
 HTTP, GRPC = "http", "grpc"  # names of the container's ports
 POLL_SECONDS = 0.2
+PATIENCE_SECONDS = 30.0  # with a cluster that does not answer
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,12 @@ class Deployment:
     Attributes:
         namespace: of it.
         name: of it.
-        apps: Kubernetes' API for Deployments.
-        core: the one for pods.
+        api: of its cluster.
     """
 
     namespace: str
     name: str
-    apps: Any = field(repr=False)
-    core: Any = field(repr=False)
+    api: "Kubernetes" = field(repr=False)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Deployment | None":
@@ -55,18 +56,9 @@ class Deployment:
         namespace, _, name = value.partition("/")
         if not namespace or not name or "/" in name:
             raise InputError(f"MLITES_ROLLOUT must be namespace/deployment, got {value[:80]!r}")
-        try:
-            from kubernetes import client, config
-        except ImportError:
-            raise InputError("MLITES_ROLLOUT needs the Python package kubernetes: pip install kubernetes") from None
-        try:
-            if environment.get("KUBERNETES_SERVICE_HOST"):  # in a pod
-                config.load_incluster_config()
-            else:
-                config.load_kube_config(environment.get("KUBECONFIG"))
-        except config.ConfigException as error:
-            raise InputError(f"MLITES_ROLLOUT: no way to the cluster: {error}; set KUBECONFIG") from None
-        return cls(namespace, name, client.AppsV1Api(), client.CoreV1Api())
+        from mlites.kubernetes_api import Kubernetes  # 0.5 s, that few need
+
+        return cls(namespace, name, Kubernetes("MLITES_ROLLOUT"))
 
     def show(self, revision: str) -> None:
         """Have the pods replaced by such that read a revision, and wait until all are.
@@ -81,12 +73,12 @@ class Deployment:
                 "template": {"spec": {"containers": [container]}},
             }
         }
-        with _plain_errors():
-            changed = self.apps.patch_namespaced_deployment(self.name, self.namespace, body)
+        changed = self._ask(
+            "change the deployment", self.api.apps.patch_namespaced_deployment, name=self.name, body=body
+        )
         deadline = time.monotonic() + LOAD_SECONDS
         while True:
-            with _plain_errors():
-                now = self.apps.read_namespaced_deployment_status(self.name, self.namespace)
+            now = self._ask("read the deployment", self.api.apps.read_namespaced_deployment_status, name=self.name)
             if (now.status.observed_generation or 0) >= changed.metadata.generation and _is_complete(now):
                 return
             if time.monotonic() > deadline:
@@ -98,8 +90,7 @@ class Deployment:
 
     def revision(self) -> str:
         """What its pods read."""
-        with _plain_errors():
-            found = self.apps.read_namespaced_deployment(self.name, self.namespace)
+        found = self._ask("read the deployment", self.api.apps.read_namespaced_deployment, name=self.name)
         for container in found.spec.template.spec.containers:
             for variable in container.env or []:
                 if container.name == CONTAINER and variable.name == VARIABLE:
@@ -108,10 +99,9 @@ class Deployment:
 
     def pods(self) -> list[Triton]:
         """The server in each pod that is ready and is to stay."""
-        with _plain_errors():
-            found = self.apps.read_namespaced_deployment(self.name, self.namespace)
-            labels = ",".join(f"{key}={value}" for key, value in found.spec.selector.match_labels.items())
-            pods = self.core.list_namespaced_pod(self.namespace, label_selector=labels).items
+        found = self._ask("read the deployment", self.api.apps.read_namespaced_deployment, name=self.name)
+        labels = ",".join(f"{key}={value}" for key, value in found.spec.selector.match_labels.items())
+        pods = self._ask("list pods", self.api.core.list_namespaced_pod, label_selector=labels).items
         servers = []
         for pod in pods:
             ready = any(one.type == "Ready" and one.status == "True" for one in pod.status.conditions or [])
@@ -122,6 +112,17 @@ class Deployment:
             address = pod.status.pod_ip
             servers.append(Triton(f"http://{address}:{ports[HTTP]}", f"{address}:{ports[GRPC]}"))
         return servers
+
+    def _ask(self, what: str, call: Callable[..., Any], **arguments: Any) -> Any:
+        """Ask for it; whatever the cluster has against it, a promotion has to go back."""
+        from mlites.kubernetes_api import Away, Conflict, Missing
+
+        try:
+            return self.api.ask(what, call, patience_s=PATIENCE_SECONDS, namespace=self.namespace, **arguments)
+        except (Away, Conflict, InputError) as error:
+            raise TritonRefused(str(error)) from None
+        except Missing as error:
+            raise TritonRefused(f"Kubernetes at {self.api.host} finds nothing to {what} (404): {error}") from None
 
 
 @dataclass(frozen=True)
@@ -193,16 +194,3 @@ def _is_complete(found: Any) -> bool:
         and status.available_replicas == wanted
         and not status.unavailable_replicas
     )
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    from kubernetes.client.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
-
-    try:
-        yield
-    except ApiException as error:
-        raise TritonRefused(f"Kubernetes answers {error.status} {error.reason}") from None
-    except HTTPError as error:
-        raise TritonRefused(f"Kubernetes does not answer: {type(error).__name__}") from None

@@ -1,30 +1,24 @@
-"""TrainJobs in Kubernetes: create, look after, show the log of, delete; each fault of the API in one line."""
+"""TrainJobs in Kubernetes: create, look after, show the log of, delete."""
 
-import json
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from kubernetes import client, config
+from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from mlites.errors import InputError, WorkerFailed
+from mlites.kubernetes_api import TIMEOUT_SECONDS, Away, Conflict, Kubernetes, Missing, one_line
 from mlites.training.job import LOST_WORDS
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 CONTAINER = "node"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
-NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-TIMEOUT_SECONDS = (5, 30)  # to connect, to answer
-PATIENCE_SECONDS = 180.0  # with an API that does not answer or says that it cannot now
+GONE_SECONDS = 180.0  # that an earlier job may take to end
 LAST_PATIENCE_SECONDS = 15.0  # on the way out, as a pod that is told to end has 30 s
-PAUSE_SECONDS = 1.0  # before the next try, doubled each time up to ten
-TRANSIENT = {408, 429, 500, 502, 503, 504}
+POLL_SECONDS = 1.0
 # why a container may wait for good
 TROUBLES = {
     "ErrImagePull",
@@ -90,24 +84,8 @@ class Cluster:
         Raises:
             InputError: there are none.
         """
-        settings = client.Configuration()
-        try:
-            config.load_incluster_config(client_configuration=settings)
-            here = NAMESPACE_FILE.read_text().strip()
-        except config.ConfigException:
-            path = os.environ.get("KUBECONFIG")  # the client would take it as it stood when it was imported
-            try:
-                config.load_kube_config(path, client_configuration=settings)
-                _, context = config.list_kube_config_contexts(path)
-            except (config.ConfigException, OSError) as error:
-                raise InputError(
-                    f"training in a cluster needs its API: no service account in this pod and no KUBECONFIG ({error})"
-                ) from None
-            here = context["context"].get("namespace") or "default"
-        self.namespace = namespace or here
-        self._host = settings.host
-        api = client.ApiClient(settings)
-        self._objects, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
+        self._api = Kubernetes("training in a cluster")
+        self.namespace = namespace or self._api.namespace
         self._log = _Log()
 
     def create(self, manifest: dict[str, Any]) -> None:
@@ -120,9 +98,14 @@ class Cluster:
         name = manifest["metadata"]["name"]
         for _ in range(3):
             try:
-                self._ask("create a TrainJob", self._objects.create_namespaced_custom_object, body=manifest)
+                self._ask("create a TrainJob", self._api.objects.create_namespaced_custom_object, body=manifest)
                 return
-            except _Conflict:
+            except Missing as error:
+                raise InputError(
+                    f"Kubernetes at {self._api.host} has no TrainJobs, or no namespace {self.namespace} (404): "
+                    f"{error}; install Kubeflow Trainer 2.2 or newer"
+                ) from None
+            except Conflict:
                 found = self._get(name)
             if found and not found["metadata"].get("deletionTimestamp") and not _condition(found, "Failed"):
                 return
@@ -145,7 +128,7 @@ class Cluster:
         return Finding(
             complete=_condition(job, "Complete") is not None,
             failed=str(failed.get("reason") or "Failed") if failed else None,
-            message=_line(failed.get("message", "")) if failed else "",
+            message=one_line(failed.get("message", "")) if failed else "",
             suspended=_condition(job, "Suspended") is not None,
             running=sum(pod.status.phase in ("Running", "Succeeded") for pod in pods),
             waiting=waiting or (self._refused(name) if not pods else ""),
@@ -159,7 +142,7 @@ class Cluster:
             if pod.status.phase == "Pending":
                 return
             try:
-                answer = self._core.read_namespaced_pod_log(
+                answer = self._api.core.read_namespaced_pod_log(
                     pod.metadata.name,
                     self.namespace,
                     container=CONTAINER,
@@ -177,117 +160,56 @@ class Cluster:
         try:
             self._ask(
                 "delete a TrainJob",
-                self._objects.delete_namespaced_custom_object,
+                self._api.objects.delete_namespaced_custom_object,
                 name=name,
                 body=client.V1DeleteOptions(propagation_policy="Foreground"),
                 patience_s=LAST_PATIENCE_SECONDS,
             )
-        except _Missing:
+        except Missing:
             return
         except (InputError, WorkerFailed) as error:
             print(f"TrainJob {name} is left in namespace {self.namespace}: {error}", flush=True)
 
     def _get(self, name: str) -> dict[str, Any] | None:
         try:
-            found = self._ask("read a TrainJob", self._objects.get_namespaced_custom_object, name=name)
-        except _Missing:
+            found = self._ask("read a TrainJob", self._api.objects.get_namespaced_custom_object, name=name)
+        except Missing:
             return None
         return found  # type: ignore[no-any-return]
 
     def _until_gone(self, name: str) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + GONE_SECONDS
         while self._get(name) is not None:
             if time.monotonic() > deadline:
                 raise WorkerFailed(f"TrainJob {name}: an earlier one does not end; delete it and run again")
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def _pods(self, name: str) -> list[Any]:
         """The job's pods, the first worker's first."""
         selector = f"jobset.sigs.k8s.io/jobset-name={name},jobset.sigs.k8s.io/replicatedjob-name={CONTAINER}"
-        found = self._ask(
-            "list pods", self._core.list_namespaced_pod, custom=False, namespace=self.namespace, label_selector=selector
-        )
+        found = self._patiently("list pods", self._api.core.list_namespaced_pod, label_selector=selector)
         return sorted(found.items, key=lambda pod: (_index(pod), -pod.metadata.creation_timestamp.timestamp()))
 
     def _refused(self, name: str) -> str:
         """Why the cluster makes no pods for a job, from its events, where this service account may read them."""
         try:
-            found = self._core.list_namespaced_event(
+            found = self._api.core.list_namespaced_event(
                 self.namespace, field_selector="reason=FailedCreate", _request_timeout=TIMEOUT_SECONDS
             )
         except (ApiException, HTTPError):
             return ""
         said = [event.message or "" for event in found.items if event.involved_object.name.startswith(name)]
-        return _line(said[-1]) if said else ""
+        return one_line(said[-1]) if said else ""
 
-    def _ask(
-        self,
-        what: str,
-        call: Callable[..., Any],
-        *,
-        custom: bool = True,
-        patience_s: float | None = None,
-        **arguments: Any,
-    ) -> Any:
-        """Call the API until it answers, or patience ends."""
-        if custom:
-            arguments |= {"group": GROUP, "version": VERSION, "namespace": self.namespace, "plural": PLURAL}
-        patience_s = patience_s or PATIENCE_SECONDS
-        deadline, pause = time.monotonic() + patience_s, PAUSE_SECONDS
-        while True:
-            with self._faults(what) as fault:
-                answer = call(**arguments, _request_timeout=TIMEOUT_SECONDS)
-                if not custom or isinstance(answer, dict):
-                    return answer
-                fault.append("an answer that is no JSON")
-            if time.monotonic() > deadline:
-                raise WorkerFailed(f"Kubernetes at {self._host} could not {what} for {patience_s:.0f} s: {fault[0]}")
-            time.sleep(pause)
-            pause = min(2 * pause, 10 * PAUSE_SECONDS)
+    def _ask(self, what: str, call: Callable[..., Any], **arguments: Any) -> Any:
+        """Call the API for TrainJobs."""
+        return self._patiently(what, call, group=GROUP, version=VERSION, plural=PLURAL, **arguments)
 
-    @contextmanager
-    def _faults(self, what: str) -> Iterator[list[str]]:
-        """Yield a list that gets what another try may not meet; all else is raised in one line."""
-        transient: list[str] = []
+    def _patiently(self, what: str, call: Callable[..., Any], **arguments: Any) -> Any:
         try:
-            yield transient
-        except ApiException as error:
-            said = _message(error)
-            if error.status in TRANSIENT:
-                transient.append(f"{error.status} {said}")
-            elif error.status == 401:
-                raise InputError(
-                    f"Kubernetes at {self._host} does not know this service account's token (401): {said}; "
-                    "run the step again, or log in anew"
-                ) from None
-            elif error.status == 403 and "exceeded quota" in said:
-                raise WorkerFailed(f"namespace {self.namespace} has no room for the TrainJob: {said}") from None
-            elif error.status == 403:
-                raise InputError(
-                    f"Kubernetes at {self._host} does not let this service account {what} in namespace "
-                    f"{self.namespace} (403): {said}; apply the roles in manifests/"
-                ) from None
-            elif error.status == 404 and what.startswith("create"):
-                raise InputError(
-                    f"Kubernetes at {self._host} has no TrainJobs, or no namespace {self.namespace} (404): {said}; "
-                    "install Kubeflow Trainer 2.2 or newer"
-                ) from None
-            elif error.status == 404:
-                raise _Missing from None
-            elif error.status == 409:
-                raise _Conflict from None
-            else:
-                raise InputError(f"Kubernetes at {self._host} refuses to {what} ({error.status}): {said}") from None
-        except (HTTPError, ValueError) as error:  # no connection, a cut answer, or one that is not what was asked for
-            transient.append(_line(str(error)) or type(error).__name__)
-
-
-class _Missing(Exception):
-    """There is no such job."""
-
-
-class _Conflict(Exception):
-    """There is a job of this name."""
+            return self._api.ask(what, call, namespace=self.namespace, **arguments)
+        except Away as error:
+            raise WorkerFailed(str(error)) from None
 
 
 class _Log:
@@ -327,10 +249,10 @@ def _waiting(pods: list[Any]) -> tuple[str, bool]:
         for status in pod.status.container_statuses or []:
             state = status.state.waiting if status.state else None
             if state and state.reason in TROUBLES:
-                return f"pod {pod.metadata.name}: {state.reason}: {_line(state.message or '')}", True
+                return f"pod {pod.metadata.name}: {state.reason}: {one_line(state.message or '')}", True
         for condition in pod.status.conditions or []:
             if condition.type == "PodScheduled" and condition.status == "False":
-                said = f"pod {pod.metadata.name}: {condition.reason}: {_line(condition.message or '')}"
+                said = f"pod {pod.metadata.name}: {condition.reason}: {one_line(condition.message or '')}"
     return said, False
 
 
@@ -344,21 +266,9 @@ def _ended(pods: list[Any]) -> Ended | None:
                 if ended and ended.exit_code and ended.message != LOST_WORDS:
                     when, words = (
                         ended.finished_at.timestamp() if ended.finished_at else 0.0,
-                        _line(ended.message or ""),
+                        one_line(ended.message or ""),
                     )
                     found.append((when, Ended(_index(pod), pod.metadata.name, ended.reason, ended.exit_code, words)))
         if pod.status.reason == "Evicted":
             found.append((0.0, Ended(_index(pod), pod.metadata.name, "Evicted", 137)))
     return min(found, key=lambda one: one[0])[1] if found else None
-
-
-def _message(error: ApiException) -> str:
-    """The words of the API's answer, which is a JSON Status if all is well."""
-    try:
-        return _line(str(json.loads(error.body)["message"]))
-    except (ValueError, KeyError, TypeError):
-        return _line(str(error.reason or ""))
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())[:400]

@@ -54,6 +54,7 @@ class Cluster:
         self.fewest = REPLICAS
         self.end = threading.Event()
         self.refuse = False
+        self.busy = 0  # requests that get a 503
         self.spoil: Callable[[], None] | None = None
         self.thread = threading.Thread(target=self._control, daemon=True)
         self.thread.start()
@@ -211,6 +212,9 @@ def api(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if cluster.refuse or ("/deployments/triton" not in self.path and "/pods" not in self.path):
                 return self.send_error(403)
+            if cluster.busy:
+                cluster.busy -= 1
+                return self.send_error(503)
             if self.command == "PATCH":
                 assert self.headers["Content-Type"] == "application/strategic-merge-patch+json"
                 cluster.patch(json.loads(body))
@@ -265,6 +269,7 @@ def test_pods_are_replaced_one_by_one_and_each_is_asked(
     assert go(digests[0]).pointer.version == 1  # the first pods come with the first release
     assert [one.ready_versions() for one in rollout_pods()] == [{"m": [1]}, {"m": [1]}]
     cluster.fewest = REPLICAS
+    cluster.busy = 2  # no reason to give up
     promoted = go(digests[1])
     assert (promoted.pointer.version, promoted.previous_version) == (2, 1)
     assert [one.ready_versions() for one in rollout_pods()] == [{"m": [1, 2]}, {"m": [1, 2]}]
@@ -306,8 +311,10 @@ def test_what_is_wrong_with_the_cluster_is_told(
         with pytest.raises(InputError, match=r"MLITES_ROLLOUT must be namespace/deployment, got"):
             rollout.Deployment.from_environment({"MLITES_ROLLOUT": value})
     cluster.refuse = True
-    with pytest.raises(InputError, match=r"MLITES_ROLLOUT mlites/triton: Kubernetes answers 403 Forbidden"):
+    refused = r"MLITES_ROLLOUT mlites/triton: Kubernetes at \S+ does not let this account read the deployment .*\(403\)"
+    with pytest.raises(InputError, match=refused):
         promote(store, "m", "0" * 64, triton=Triton("http://unused", "unused:1"))
-    for way in ({"KUBECONFIG": "/nowhere"}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}):
-        with pytest.raises(InputError, match=r"MLITES_ROLLOUT: no way to the cluster: .*; set KUBECONFIG"):
-            rollout.Deployment.from_environment({"MLITES_ROLLOUT": "a/b", **way})
+    for variable, value in (("KUBECONFIG", "/nowhere"), ("KUBERNETES_SERVICE_HOST", "10.0.0.1")):
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(InputError, match=r"MLITES_ROLLOUT needs Kubernetes' API: no service account .*/nowhere"):
+            rollout.Deployment.from_environment({"MLITES_ROLLOUT": "a/b"})

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlites import kubernetes_api
 from mlites.data.dataset import Dataset, Preprocessing, write_dataset
 from mlites.storage import Store
 from mlites.training import cluster, train_job
@@ -38,8 +39,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.fixture
 def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Kubelet], KubernetesApi]]:
     """Starts a cluster that plays its pods as told; KUBECONFIG leads there, and waiting is short."""
-    monkeypatch.setattr(cluster, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(kubernetes_api, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(kubernetes_api, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(cluster, "GONE_SECONDS", 0.5)
     monkeypatch.setattr(cluster, "LAST_PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr(train_job, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(train_job, "TROUBLE_SECONDS", 0.1)

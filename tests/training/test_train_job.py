@@ -180,20 +180,20 @@ def test_faults_that_pass_do_no_harm(
 @pytest.mark.parametrize(
     ("method", "status", "said", "error", "message"),
     [
-        ("POST", 401, "Unauthorized", InputError, r"does not know this service account's token \(401\): Unauthorized"),
+        ("POST", 401, "Unauthorized", InputError, r"does not accept this token \(401\): Unauthorized"),
         (
             "POST",
             403,
             'trainjobs is forbidden: User "x" cannot create',
             InputError,
-            r"does not let this service account create a TrainJob in namespace team \(403\): .*; apply the roles",
+            r"does not let this account create a TrainJob in namespace team \(403\): .*; apply the roles",
         ),
         (
             "POST",
             403,
             "exceeded quota: jobs",
             WorkerFailed,
-            "namespace team has no room for the TrainJob: exceeded quota",
+            "namespace team has no room to create a TrainJob: exceeded quota",
         ),
         ("POST", 404, "not found", InputError, r"has no TrainJobs.* \(404\).*; install Kubeflow Trainer 2.2 or newer"),
         (
@@ -204,7 +204,7 @@ def test_faults_that_pass_do_no_harm(
             r"refuses to create a TrainJob \(422\): spec.trainer: Invalid",
         ),
         ("POST", 500, "etcd", WorkerFailed, r"could not create a TrainJob for 0 s: 500 etcd"),
-        ("GET", 403, "no", InputError, r"does not let this service account read a TrainJob"),
+        ("GET", 403, "no", InputError, r"does not let this account read a TrainJob"),
         ("GET", 503, "busy", WorkerFailed, r"could not read a TrainJob for 0 s: 503 busy"),
         ("GET", 404, "gone", WorkerFailed, "was deleted while it ran; run again"),
     ],
