@@ -35,7 +35,7 @@ from mlites.serving.channel import history, read_channel
 from mlites.serving.lock import Busy
 from mlites.serving.promote import PromotionFailed, promote, rollback
 from mlites.serving.release import fetch_release, list_releases
-from mlites.serving.sandbox import sandbox
+from mlites.serving.sandbox import Sandbox, sandbox
 from mlites.serving.server import Triton, TritonRefused
 from mlites.stack import process
 from mlites.storage import Store
@@ -146,20 +146,25 @@ def traffic(stand: Stand, promotions: int = 50, rollbacks: int = 20, rate: float
     return not failed and not wrong and not early and len(answers) > 0.9 * rate * duration
 
 
-def die(stand: Stand, victim: str, only: int | None = None) -> bool:
+def die(stand: Stand, victim: str) -> bool:
     """Kill after each point of a promotion and of both kinds of rollback."""
+    with sandbox({}) as box:  # for what is promoted around it; who is killed starts one of its own
+        return _die(stand, box, victim)
+
+
+def _die(stand: Stand, box: Sandbox, victim: str) -> bool:
     good = True
     seed = 0
     for action in ("promote", "rollback at once", "rollback anew"):
         points, at = [""], 0
-        while at <= len(points) and (only is None or at <= only):
+        while at <= len(points):
             name = f"{NAME}-{seed}"
             digests = []
             for _ in range(3):
                 seed += 1
                 digests.append(stand.release(seed, name))
             for digest in digests[: 1 if action == "promote" else 2]:
-                promote(stand.store, name, digest)
+                promote(stand.store, name, digest, trial=lambda: nullcontext(box))
             if action == "rollback anew":  # the release before is not loaded any more
                 rollback(stand.store, name)
                 rollback(stand.store, name, digests[1])
@@ -170,7 +175,7 @@ def die(stand: Stand, victim: str, only: int | None = None) -> bool:
                 points = json.loads(done.stdout.splitlines()[-1])
                 print(f"{action}: {len(points)} points", flush=True)
             stand.up()
-            words = _after(stand, name, target, before.digest if before else "", digests[2], victim, done)
+            words = _after(stand, box, name, target, before.digest if before else "", digests[2], victim, done)
             right = not words
             good &= right
             point = points[at - 1] if at else "none"
@@ -182,7 +187,9 @@ def die(stand: Stand, victim: str, only: int | None = None) -> bool:
     return good
 
 
-def _after(stand: Stand, name: str, target: str, before: str, following: str, victim: str, done: Any) -> str:
+def _after(
+    stand: Stand, box: Sandbox, name: str, target: str, before: str, following: str, victim: str, done: Any
+) -> str:
     """What is not as it should be after a kill; empty if all is."""
     try:
         found = stand.check(name)
@@ -200,7 +207,7 @@ def _after(stand: Stand, name: str, target: str, before: str, following: str, vi
         found = stand.check(name)
         if stand.answer("", name) != stand.seeds[found]:
             return "after Triton's restart callers who name no version do not get the channel's"
-        promote(stand.store, name, following)
+        promote(stand.store, name, following, trial=lambda: nullcontext(box))
         if stand.check(name) != following or stand.answer("", name) != stand.seeds[following]:
             return "the next promotion does not work"
         rollback(stand.store, name)
