@@ -79,6 +79,8 @@ def _start(folder: Path, mark: str, environment: Mapping[str, str]) -> Triton:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and process.leader(mark) is not None:
             if triton.answers(ports):
+                if not process.owns(mark, set(ports.values())):
+                    break
                 return Triton(f"http://127.0.0.1:{ports['http']}", f"127.0.0.1:{ports['grpc']}")
             time.sleep(0.05)
         process.stop(mark, patience_s=0)  # another took one of the ports, or it hangs

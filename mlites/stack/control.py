@@ -312,11 +312,11 @@ def _ensure(folder: Path, record: dict[str, Any], plan: _Plan, say: Callable[[st
 
 
 def _wait(plan: _Plan, ports: dict[str, int], mark: str) -> bool:
-    """Wait until the server answers; False when it ended or time is up."""
+    """Wait until the server answers; False when it ended, time is up, or one of the ports is another's."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         if plan.answers(ports):
-            return process.leader(mark) is not None
+            return process.owns(mark, set(ports.values()))
         if process.leader(mark) is None:
             return False
         time.sleep(0.05)

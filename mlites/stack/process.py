@@ -5,10 +5,12 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 MARK = "MLITES_STACK_SERVER"
+LISTEN = "0A"  # a socket's state in /proc/net/tcp
 # The shell replaces itself, so the server has the id that posix_spawn returns and a folder that is not the caller's.
 IN_FOLDER = 'cd "$0" && exec "$@"'
 
@@ -33,8 +35,8 @@ def start(mark: str, command: list[str], variables: dict[str, str], log: Path) -
         setsid=True,
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores these, and a child would inherit that
     )
-    # While a program takes the place of another, its environment reads as empty.
-    while not os.waitpid(pid, os.WNOHANG)[0] and (_is_shell(pid) or not _bears(Path(f"/proc/{pid}"), mark)):
+    # While a program takes the place of another, its command reads as empty, and then its environment.
+    while not os.waitpid(pid, os.WNOHANG)[0] and not (_bears(Path(f"/proc/{pid}"), mark) and _is_beyond_shell(pid)):
         time.sleep(0.001)
 
 
@@ -50,6 +52,27 @@ def leader(mark: str) -> int | None:
             if os.getsid(pid) == pid:
                 return pid
     return None
+
+
+def owns(mark: str, ports: Collection[int]) -> bool:
+    """Whether those who listen on these TCP ports are processes of a server, and of no other.
+
+    A port that was free when it was chosen may be another's by the time the server starts, and that one answers too.
+    """
+    listening = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(FileNotFoundError):  # no IPv6 here
+            for line in Path(table).read_text().splitlines()[1:]:
+                _, local, _, state, *_, inode = line.split()[:10]
+                if state == LISTEN and int(local.rpartition(":")[2], 16) in ports:
+                    listening.add(f"socket:[{inode}]")
+    held = set()
+    for pid in find(mark):
+        with suppress(OSError):  # it ended
+            for file in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):
+                    held.add(str(file.readlink()))
+    return bool(listening) and listening <= held
 
 
 def stop(mark: str, patience_s: float = 20.0) -> bool:
@@ -103,8 +126,9 @@ def _bears(process: Path, mark: str) -> bool:
     return f"\0{MARK}={mark}\0".encode() in b"\0" + environment
 
 
-def _is_shell(pid: int) -> bool:
-    return IN_FOLDER.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+def _is_beyond_shell(pid: int) -> bool:
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return bool(command) and IN_FOLDER.encode() not in command
 
 
 def _wait_for_end(handles: list[int], timeout_s: float) -> None:

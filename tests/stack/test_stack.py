@@ -159,6 +159,26 @@ def test_data_survive_down_and_other_ports(store_only: Path) -> None:
     assert Store.open("s3://mlites", second).get("kept") == b"x" * 300_000
 
 
+def test_another_stacks_triton_is_not_taken_for_its_own(
+    _home: Path, seaweedfs: dict[str, str], home: Path, in_stack: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ports were free when they were chosen, then the other one took them, and answers there."""
+    theirs = json.loads((_home / "stack" / "servers.json").read_text())["triton"]["ports"]
+    for name in ("MLITES_TRITON_URL", "MLITES_TRITON_GRPC", "MLITES_TRITON_METRICS"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLITES_HOME", str(home.parent))
+    offers = [theirs]
+    choose = process.free_ports
+    monkeypatch.setattr(process, "free_ports", lambda wanted: offers.pop() if offers else choose(wanted))
+    url = stack.up()["MLITES_TRITON_URL"]
+    ours = json.loads((home / "servers.json").read_text())["triton"]["ports"]
+    assert not offers and url == f"http://127.0.0.1:{ours['http']}"
+    assert not set(ours.values()) & set(theirs.values())
+    assert process.owns(f"triton:{home}", set(ours.values()))
+    assert not process.owns(f"triton:{home}", set(theirs.values()))
+    assert not process.owns(f"triton:{home}", {ours["http"], theirs["http"]})
+
+
 def test_the_store_is_closed_to_those_without_keys(seaweedfs: dict[str, str], _home: Path) -> None:
     ports = json.loads((_home / "stack" / "servers.json").read_text())["seaweedfs"]["ports"]
     Store.open("s3://mlites", seaweedfs).put("secret", b"x")
