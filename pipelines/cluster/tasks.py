@@ -47,6 +47,7 @@ KINDS = {
 
 
 FROM_IMAGE = (
+    "export _KFP_RUNTIME=true; "  # KFP's client is not in the image
     'module="$(python3 -c "from importlib.util import find_spec; print(find_spec(\'components.$0\').origin)")"; '
     'exec python3 -m kfp.dsl.executor_main --component_module_path "$module" "$@"'
 )

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from pipelines.cluster.tasks import FROM_IMAGE
+
 ROOT = Path(__file__).parents[2]
 OURS = ("mlites", "components", "pipelines")
 BARE = {"kfp"}  # installed without what it requires
@@ -137,22 +139,42 @@ def test_what_manifests_start_finds_its_packages_too() -> None:
             assert {module for module in imported(ROOT / file) if not _provided(module) & held} == set()
 
 
-def test_the_command_line_starts_in_the_deploy_image() -> None:
-    """``mlites settle`` runs before Triton; what other commands need is imported by them."""
-    held = _with_dependencies(requirements("deploy"))
-    absent = [name for name, providers in _distributions().items() if not {_plain(one) for one in providers} & held]
-    absent = [name for name in absent if name not in OURS and not name.startswith("_")]
-    program = f"""
+ABSENT = """
 import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name in {set(absent)!r}:
+        if name in {absent!r}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
-import pipelines.cli
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-500:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [
+        *((image_of(path), ["sh", "-ec", FROM_IMAGE, path.stem, "--help"]) for path in COMPONENTS),
+        ("deploy", ["python3", "-m", "pipelines.cli", "--help"]),  # as before Triton: mlites settle
+    ],
+    ids=[*(path.stem for path in COMPONENTS), "mlites"],
+)
+def test_what_an_image_starts_finds_its_packages(kind: str, command: list[str], tmp_path: Path) -> None:
+    held = _with_dependencies(requirements(kind))
+    absent = {name for name, providers in _modules_of_distributions().items() if not providers & held}
+    absent = {name for name in absent if name not in OURS and not name.startswith("_")}
+    (tmp_path / "sitecustomize.py").write_text(ABSENT.format(absent=absent))
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "--help" in done.stdout, done.stderr[-500:]
+
+
+def _modules_of_distributions() -> dict[str, set[str]]:
+    """Modules to the distributions that provide them; ``google`` is many distributions', so those below it instead."""
+    found = {name: {_plain(one) for one in providers} for name, providers in _distributions().items()}
+    for provider in found.pop("google"):
+        for file in importlib.metadata.files(provider) or []:
+            if file.parts[0] == "google" and len(file.parts) > 2:
+                found.setdefault(f"google.{file.parts[1]}", set()).add(provider)
+    return found
 
 
 @pytest.mark.parametrize("kind", ["validate", "deploy"])
