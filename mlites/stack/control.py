@@ -98,14 +98,15 @@ def up(say: Callable[[str], None] = lambda message: None) -> dict[str, str]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _lock(folder):
         record = _read(folder / "servers.json")
-        if _users_s3(record) is None:
+        s3, url = _users_s3(record), _users_triton(record)  # asked first: ours may move to other ports
+        if s3 is None:
             _ensure(folder, record, _seaweedfs_plan(folder), say)
-        if _users_triton(record) is None:
-            variables = _s3_variables(folder, record)
+        if url is None:
+            variables = _s3_variables(folder, record, s3)
             environment_folder = triton_environment.prepare(say)
             _provide_repository(folder, record, variables)
             _ensure(folder, record, _triton_plan(folder, environment_folder, variables), say)
-    return environment()
+    return _environment(folder, record, s3, url)
 
 
 def down() -> list[str]:
@@ -149,8 +150,12 @@ def environment() -> dict[str, str]:
     """
     folder = _folder()
     record = _read(folder / "servers.json")
-    variables = _s3_variables(folder, record)
-    url = _users_triton(record)
+    return _environment(folder, record, _users_s3(record), _users_triton(record))
+
+
+def _environment(folder: Path, record: dict[str, Any], s3: str | None, url: str | None) -> dict[str, str]:
+    """The same, with the user's own S3 and Triton, None where they are the embedded ones."""
+    variables = _s3_variables(folder, record, s3)
     if url is not None:
         grpc = os.environ.get("MLITES_TRITON_GRPC") or f"{urlsplit(url).hostname}:8001"
         metrics = {name: os.environ[name] for name in ("MLITES_TRITON_METRICS",) if os.environ.get(name)}
@@ -221,9 +226,8 @@ def _users_triton(record: dict[str, Any]) -> str | None:
     return given
 
 
-def _s3_variables(folder: Path, record: dict[str, Any]) -> dict[str, str]:
+def _s3_variables(folder: Path, record: dict[str, Any], theirs: str | None) -> dict[str, str]:
     store = os.environ.get("MLITES_STORE") or DEFAULT_STORE
-    theirs = _users_s3(record)
     if theirs is not None:
         names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
         given = {name: os.environ[name] for name in names if os.environ.get(name)}

@@ -178,6 +178,16 @@ def test_another_stacks_triton_is_not_taken_for_its_own(
     assert not process.owns(f"triton:{home}", set(theirs.values()))
     assert not process.owns(f"triton:{home}", {ours["http"], theirs["http"]})
 
+    # nor where its own, named by the environment as after an up, had to move
+    process.stop(f"triton:{home}")
+    record = json.loads((home / "servers.json").read_text())
+    record["triton"]["ports"] = theirs
+    (home / "servers.json").write_text(json.dumps(record))
+    monkeypatch.setenv("MLITES_TRITON_URL", f"http://127.0.0.1:{theirs['http']}")
+    url = stack.up()["MLITES_TRITON_URL"]
+    ours = json.loads((home / "servers.json").read_text())["triton"]["ports"]
+    assert url == f"http://127.0.0.1:{ours['http']}" and not set(ours.values()) & set(theirs.values())
+
 
 def test_the_store_is_closed_to_those_without_keys(seaweedfs: dict[str, str], _home: Path) -> None:
     ports = json.loads((_home / "stack" / "servers.json").read_text())["seaweedfs"]["ports"]
