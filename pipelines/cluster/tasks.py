@@ -44,13 +44,7 @@ KINDS = {
     "sweep": "deploy",
     "deploy": "deploy",
 }  # the others decide
-
-
-FROM_IMAGE = (
-    "export _KFP_RUNTIME=true; "  # KFP's client is not in the image
-    'module="$(python3 -c "from importlib.util import find_spec; print(find_spec(\'components.$0\').origin)")"; '
-    'exec python3 -m kfp.dsl.executor_main --component_module_path "$module" "$@"'
-)
+FROM_IMAGE = ["python3", "-m", "components"]
 
 
 def set_environment(task: PipelineTask, variables: Mapping[str, str]) -> None:
@@ -68,9 +62,8 @@ def from_image(component: Any, image: str) -> Any:
     clone.component_spec = copy.deepcopy(component.component_spec)
     for one in [*(clone.component_spec.inputs or {}).values(), *(clone.component_spec.outputs or {}).values()]:
         one.description = None
-    module = component.name.replace("-", "_")
     container = clone.component_spec.implementation.container
-    container.command, container.image = ["sh", "-ec", FROM_IMAGE, module], image
+    container.command, container.image = [*FROM_IMAGE], image
     return clone
 
 

@@ -17,7 +17,13 @@ from pipelines.cluster.tasks import FROM_IMAGE
 ROOT = Path(__file__).parents[2]
 OURS = ("mlites", "components", "pipelines")
 BARE = {"kfp"}  # installed without what it requires
-KFPS = {"docstring-parser", "kfp-pipeline-spec", "kubernetes", "protobuf"}  # what a step needs of that
+KFPS = {
+    "docstring-parser",
+    "googleapis-common-protos",
+    "kfp-pipeline-spec",
+    "kubernetes",
+    "protobuf",
+}  # what a step needs of that
 LAZY = ROOT / "mlites" / "__init__.py"  # hands out the notebook's names when asked; no step asks
 NOT_ASKED = {"notify": "mlites.data.prepare"}  # imported in a function that the step does not call
 CALLED_BY_COMMANDS = {"deploy": ["mlites/serving/provide.py"]}  # of manifests
@@ -152,7 +158,7 @@ sys.meta_path.insert(0, Absent())
 @pytest.mark.parametrize(
     ("kind", "command"),
     [
-        *((image_of(path), ["sh", "-ec", FROM_IMAGE, path.stem, "--help"]) for path in COMPONENTS),
+        *((image_of(path), [*FROM_IMAGE, "--function_to_execute", path.stem, "--help"]) for path in COMPONENTS),
         ("deploy", ["python3", "-m", "pipelines.cli", "--help"]),  # as before Triton: mlites settle
     ],
     ids=[*(path.stem for path in COMPONENTS), "mlites"],
