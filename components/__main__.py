@@ -7,8 +7,8 @@ from pathlib import Path
 
 def main() -> None:
     """Hand over to KFP's runtime."""
-    # Told that this is the run time, kfp does not import its client, which the images lack; told so any longer, it would
-    # not import the decorator of components either.
+    # Told that this is the run time, kfp leaves out its client, which the images lack; told so any longer, it would
+    # leave out the decorator of components too.
     os.environ["_KFP_RUNTIME"] = "true"
     import kfp  # noqa: F401
 

@@ -18,13 +18,17 @@ FOLDERS = (
     "sklearn/**/tests",
     "pyarrow/tests",
     "pyarrow/include",
+    "gevent/testing",
+    "gevent/tests",
     "onnx/backend/test",
+    "onnxruntime/tools",
+    "onnxruntime/transformers",
     "torch/include",
     "torch/share",
     "sympy/**/tests",
     "networkx/**/tests",
 )
-FILES = ("torch/lib/*.a", "**/*.pyx", "**/*.pxd", "**/*.c", "**/*.cpp", "**/*.h")
+FILES = ("torch/lib/*.a", "**/*.pyi", "**/*.pyx", "**/*.pxd", "**/*.c", "**/*.cc", "**/*.cpp", "**/*.h")
 AWS_SERVICES = ("s3", "sso", "sso-oidc", "sts")
 ALREADY_LEAN = (".libs", "torch", "torch_pruning")  # strip breaks libraries that were patched to find their neighbours
 
