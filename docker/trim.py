@@ -21,8 +21,6 @@ FOLDERS = (
     "gevent/testing",
     "gevent/tests",
     "onnx/backend/test",
-    "onnxruntime/tools",
-    "onnxruntime/transformers",
     "torch/include",
     "torch/share",
     "sympy/**/tests",
