@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlites.errors import InputError
 from mlites.files import digest_json
 from mlites.recipe.recipe import Serving
 from mlites.serving.channel import read_channel
 from mlites.serving.promote import Promoted, Say, promote
-from mlites.serving.release import make_release
+from mlites.serving.release import expected_logits, make_release
 from mlites.serving.repository import model_key
 from mlites.serving.server import Triton
 from mlites.storage import Store
@@ -87,6 +88,27 @@ def release_facts(selection: dict[str, Any], recipe: dict[str, Any], data_digest
         "recipe": {"name": recipe["name"], "digest": digest_json(recipe)},
         "git_commit": os.environ.get("MLITES_GIT_COMMIT") or None,
     }
+
+
+def facts_of_rows(folder: Path, rows: NDArray[np.float32], labels: NDArray[np.int64] | None) -> dict[str, Any]:
+    """What a release keeps of rows that an ONNX model folder is judged by, where there was no run.
+
+    Args:
+        folder: ``model.onnx`` and ``model.json``.
+        rows: as the model reads them (n, ...).
+        labels: true classes (n,), where they are known.
+
+    Raises:
+        InputError: rows or labels that do not fit the model.
+    """
+    card, logits = expected_logits(folder, rows)
+    predicted, count = logits.argmax(1), len(card.classes)
+    reference = dict(zip(card.classes, np.bincount(predicted, minlength=count).tolist(), strict=True))
+    if labels is None:
+        return {"reference": reference}
+    if labels.min() < 0 or labels.max() >= count:
+        raise InputError(f"labels must be 0 to {count - 1}, as {folder} knows {count} classes, got {labels.max()}")
+    return {"reference": reference, "metrics": {"accuracy": float((predicted == labels).mean())}}
 
 
 def document(store: Store, triton: Triton, promoted: Promoted) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def make_release(
     """
     if not re.fullmatch(NAME, model):
         raise InputError(f"model name {model[:80]!r}: use lower-case letters, digits and inner hyphens, at most 63")
-    card, logits = _expected(folder, rows)
+    card, logits = expected_logits(folder, rows)
     accuracy = None
     if labels is not None:
         if len(labels) != len(rows):
@@ -218,6 +218,27 @@ def make_release(
         release = read_release(store, model, release.digest)
     sign(store, key)
     return release
+
+
+def expected_logits(folder: Path, rows: NDArray[np.float32]) -> tuple[ModelCard, NDArray[np.float32]]:
+    """The card, and the logits (n, classes) that ONNX Runtime gives for rows (n, ...).
+
+    Raises:
+        InputError: not an ONNX model folder, or rows that do not fit it.
+    """
+    card = read_card(folder)
+    if card.form != "onnx":
+        raise InputError(f"{folder}: a {card.form} model; Triton serves ONNX: export it first")
+    if rows.dtype != np.float32 or len(rows) == 0 or rows.shape[1:] != tuple(card.input_shape):
+        raise InputError(
+            f"rows must be float32 (n, {', '.join(map(str, card.input_shape))}) with n >= 1, "
+            f"got {rows.dtype} {rows.shape}"
+        )
+    path = folder / "model.onnx"
+    check_file(path)
+    session = open_session(path, threads=1)
+    check_signature(session, path, tuple(card.input_shape), len(card.classes))
+    return card, infer(session, path, rows)
 
 
 def read_release(store: Store, model: str, digest: str) -> Release:
@@ -334,23 +355,6 @@ def _flatten(value: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
         place = f"{path}.{key}" if path else key
         pairs += _flatten(inner, place) if isinstance(inner, Mapping) else [(place, inner)]
     return pairs
-
-
-def _expected(folder: Path, rows: NDArray[np.float32]) -> tuple[ModelCard, NDArray[np.float32]]:
-    """The card, and the logits that ONNX Runtime gives for the golden inputs."""
-    card = read_card(folder)
-    if card.form != "onnx":
-        raise InputError(f"{folder}: a {card.form} model; Triton serves ONNX: export it first")
-    if rows.dtype != np.float32 or len(rows) == 0 or rows.shape[1:] != tuple(card.input_shape):
-        raise InputError(
-            f"golden inputs must be float32 (n, {', '.join(map(str, card.input_shape))}) with n >= 1, "
-            f"got {rows.dtype} {rows.shape}"
-        )
-    path = folder / "model.onnx"
-    check_file(path)
-    session = open_session(path, threads=1)
-    check_signature(session, path, tuple(card.input_shape), len(card.classes))
-    return card, infer(session, path, rows)
 
 
 def _store_object(store: Store, key: str, path: Path, entry: Object) -> None:

@@ -69,18 +69,21 @@ def _resolve(store: "Store", reference: str) -> tuple[str, str]:
 def release(folder: Path, name: str, data: Path, recipe: Path | None) -> None:
     """Make a release of FOLDER (model.onnx and model.json), and print its digest. Nothing is served by that.
 
-    Rows of DATA, 256 at most, become the golden samples. With MLITES_SIGNING_KEY the release is signed.
+    Rows of DATA, 256 at most, become the golden samples. The classes that the model gives all of them are what `mlites
+    watch` compares the served ones with. With MLITES_SIGNING_KEY the release is signed.
     """
     from mlites.hardware.measure import read_sample
     from mlites.models.card import read_card
     from mlites.recipe import Serving, load_recipe
+    from mlites.serving.deploy import facts_of_rows
     from mlites.serving.release import GOLDEN_ROWS, make_release
 
     checked = load_recipe(recipe) if recipe else None
-    card, sample = read_card(folder), read_sample(data)
+    classes, sample = read_card(folder).classes, read_sample(data)
+    facts = facts_of_rows(folder, sample.inputs, sample.labels)
     labels = None
     if sample.labels is not None:
-        labels = tuple(card.classes[label] for label in sample.labels[:GOLDEN_ROWS])
+        labels = tuple(classes[label] for label in sample.labels[:GOLDEN_ROWS])
     with _servers() as store:
         made = make_release(
             store,
@@ -90,6 +93,7 @@ def release(folder: Path, name: str, data: Path, recipe: Path | None) -> None:
             rows=sample.inputs[:GOLDEN_ROWS],
             labels=labels,
             threads=checked.hardware.threads if checked else 1,
+            **facts,
         )
     click.echo(f"{name}@{made.digest}")
 
@@ -201,8 +205,11 @@ def diff(model: str, old: str, new: str) -> None:
 
     with _servers() as store:
         pair = [read_release(store, *_resolve(store, f"{model}@{which}")) for which in (old, new)]
-    for path, (before, after) in differences(*pair).items():
+    found = differences(*pair)
+    for path, (before, after) in found.items():
         click.echo(f"{path}: {_short(before)} -> {_short(after)}")
+    if not found:
+        click.echo(f"both are {model}@{pair[0].digest[:12]}")
 
 
 def _short(value: Any) -> str:

@@ -91,10 +91,17 @@ def test_a_release_goes_from_a_folder_to_production_and_back(mlites: Any, tmp_pa
     known = json.loads(mlites("releases", name, "--json")[0])
     assert known["channels"]["production"]["digest"] == digests[0]
     assert len(known["history"]) == 4 and len(known["releases"]) == 2
+    made = known["releases"][0]
+    assert list(made["reference"].values()) == np.bincount(labels, minlength=len(planted.CLASSES)).tolist()
+    assert made["metrics"] == {"accuracy": 1.0}  # labels are what the first model says
 
     out, _, code = mlites("diff", name, "production", digests[1])
     assert code == 0 and out.splitlines()[0] == f'digest: "{digests[0]}" -> "{digests[1]}"'
     assert "objects.model.onnx.sha256: " in out
+    assert mlites("diff", name, "production", digests[0])[0] == f"both are {name}@{digests[0][:12]}\n"
+    np.savez(tmp_path / "rows.npz", x=rows, y=labels + 1)
+    _, err, code = mlites("release", "model-1", "--name", name, "--data", "rows.npz")
+    assert code == 2 and "labels must be 0 to 3, as model-1 knows 4 classes, got 4" in err
 
     assert mlites("prune", name, "--keep", "1")[2] == 0
     assert mlites("prune", name, "--keep", "1")[0] == "nothing to remove\n"

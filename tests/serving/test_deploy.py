@@ -242,7 +242,7 @@ def test_only_onnx_with_fitting_golden_inputs_is_deployed(
 ) -> None:
     folder = models.folder(1)
     for wrong in (golden[:0], golden[:, :3], golden.astype(np.float64)):
-        with pytest.raises(InputError, match=r"golden inputs must be float32 \(n, 4\) with n >= 1, got"):
+        with pytest.raises(InputError, match=r"rows must be float32 \(n, 4\) with n >= 1, got"):
             deploy(served, folder, name, SERVING, wrong)
     torch_card = dataclasses.replace(read_card(folder), form="torch")
     write_model_folder(tmp_path / "torch", b"weights", torch_card)

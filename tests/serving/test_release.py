@@ -109,7 +109,7 @@ def test_a_release_is_found_by_its_first_digits(made: Any, store: Store) -> None
 
 def test_wrong_golden_samples_are_told(store: Store, models: Any, golden: Any) -> None:
     for rows in (golden[:0], golden[:, :3], golden.astype(np.float64)):
-        with pytest.raises(InputError, match=r"golden inputs must be float32 \(n, 4\) with n >= 1, got"):
+        with pytest.raises(InputError, match=r"rows must be float32 \(n, 4\) with n >= 1, got"):
             make_release(store, models.folder(1), "m", serving=Serving(), rows=rows)
     with pytest.raises(InputError, match="golden labels must be as many as rows, got 1 for 10"):
         make_release(store, models.folder(1), "m", serving=Serving(), rows=golden, labels=("cat",))
