@@ -29,7 +29,7 @@ from mlites.report.sections import (
     verdict,
 )
 from mlites.report.summary import Summary
-from mlites.report.words import NOTHING, brief, duration, percent
+from mlites.report.words import NOTHING, brief, duration, merged, percent
 
 HERE = Path(__file__).parent
 # Characters that HTML forbids or that cannot be encoded; a class name or an error message may hold any.
@@ -95,7 +95,7 @@ def _view(summary: Summary, details: Details) -> dict[str, Any]:
         "profiles": roofline.list_profiles(summary, rows),
         "class_changes": classes.draw_classes(summary, names),
         "calibration": classes.draw_calibration(summary, details),
-        "marks": list(dict.fromkeys(mark for one in summary.candidates for mark in one.marks)),
+        "marks": merged(mark for one in summary.candidates for mark in one.marks),
         "failed": [one for one in summary.candidates if one.failed],
         "costs": cost.draw_costs(summary, rows),
         "chains": passes.list_chains(summary, rows, details.verdicts),

@@ -4,6 +4,7 @@ import re
 
 from mlites.report.sections.budget import judged_lines
 from mlites.report.summary import Summary
+from mlites.report.words import merged
 
 MARKED = re.compile(r"([\\`*_{}\[\]<>#|!~])")
 
@@ -30,7 +31,7 @@ def markdown(summary: Summary) -> str:
         for one in summary.candidates
     ]
     parts += ["## Candidates", _table(["candidate", "budget", "reasons"], rows)]
-    marks = list(dict.fromkeys(mark for one in summary.candidates for mark in one.marks))
+    marks = merged(mark for one in summary.candidates for mark in one.marks)
     if marks:
         parts += ["## Mind of the machine", "\n".join(f"- {_text(mark)}" for mark in marks)]
     return "\n\n".join(filter(None, parts)) + "\n"

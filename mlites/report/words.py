@@ -2,11 +2,14 @@
 
 import json
 import math
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from mlites.report.plots.svg import TIMES, shorten
 
 NOTHING = "\N{EN DASH}"
+_PERCENTAGE = re.compile(r"\b(\d+)%")
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -109,3 +112,22 @@ def brief(value: Any) -> str:
         return significant(value, 4)
     words = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
     return shorten(words, 160)
+
+
+def merged(lines: Iterable[str]) -> list[str]:
+    """Each line once; those that differ only in one percentage as one line with its range.
+
+    >>> merged(["others took 68% of it", "no VNNI", "others took 33% of it", "no VNNI"])
+    ['others took 33% to 68% of it', 'no VNNI']
+    """
+    found: dict[str, list[int]] = {}
+    for line in lines:
+        numbers = _PERCENTAGE.findall(line)
+        kind, number = (_PERCENTAGE.sub("\0", line), [int(numbers[0])]) if len(numbers) == 1 else (line, [])
+        found.setdefault(kind, []).extend(number)
+    return [kind.replace("\0", _range(values)) if values else kind for kind, values in found.items()]
+
+
+def _range(percentages: list[int]) -> str:
+    least, most = min(percentages), max(percentages)
+    return f"{least}%" if least == most else f"{least}% to {most}%"

@@ -117,6 +117,16 @@ def test_marks_of_the_machine_stand_at_the_top_once_and_in_the_provenance(run):
         assert words in page.text
 
 
+def test_marks_that_differ_in_a_percentage_alone_are_one_line_at_the_top(run):
+    summary, details = run()
+    busy = [
+        one.model_copy(update={"marks": [f"busy machine: others took {share}%"]})
+        for one, share in zip(summary.candidates, range(20, 80, 7), strict=False)
+    ]
+    page = Page(render(summary.model_copy(update={"candidates": busy}), details))
+    assert page.text.count(f"others took 20% to {20 + 7 * (len(busy) - 1)}%") == 2
+
+
 def test_a_mark_that_not_all_candidates_share_stands_in_the_row_too(run):
     summary, details = run()
     first = summary.candidates[0].model_copy(update={"marks": [*summary.candidates[0].marks, "lacks avx512_vnni"]})
