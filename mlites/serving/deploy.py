@@ -12,10 +12,11 @@ from mlites.errors import InputError
 from mlites.files import digest_json
 from mlites.recipe.recipe import Serving
 from mlites.serving.channel import read_channel
-from mlites.serving.promote import Promoted, Say, promote
+from mlites.serving.promote import Promoted, promote
 from mlites.serving.release import expected_logits, make_release
 from mlites.serving.repository import model_key
 from mlites.serving.server import Triton
+from mlites.serving.steps import Say
 from mlites.storage import Store
 
 FORMAT = "mlites-deployment/1"

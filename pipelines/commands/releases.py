@@ -25,8 +25,8 @@ def _servers() -> Iterator["Store"]:
 
     os.environ.update(stack.up(lambda line: click.echo(line, err=True)))
     from mlites.serving.lock import Busy
-    from mlites.serving.promote import PromotionFailed
     from mlites.serving.server import TritonRefused
+    from mlites.serving.steps import PromotionFailed
     from mlites.storage import PreconditionFailed, Store
 
     try:

@@ -33,10 +33,11 @@ from mlites.recipe import Serving
 from mlites.recipe.promotion import Promotion
 from mlites.serving.channel import history, read_channel
 from mlites.serving.lock import Busy
-from mlites.serving.promote import PromotionFailed, promote, rollback
+from mlites.serving.promote import promote, rollback
 from mlites.serving.release import fetch_release, list_releases
 from mlites.serving.sandbox import Sandbox, sandbox
 from mlites.serving.server import Triton, TritonRefused
+from mlites.serving.steps import PromotionFailed
 from mlites.stack import process
 from mlites.storage import Store
 from tests.serving import killed, planted

@@ -17,9 +17,9 @@ from mlites.recipe import Serving
 from mlites.recipe.promotion import Promotion
 from mlites.serving.deploy import declined, release_facts
 from mlites.serving.deploy import deploy as deploy_here
-from mlites.serving.promote import PromotionFailed
 from mlites.serving.sandbox import sandbox
 from mlites.serving.server import Triton, TritonRefused
+from mlites.serving.steps import PromotionFailed
 from mlites.stack import process
 from mlites.storage import Store
 

@@ -13,10 +13,11 @@ import pytest
 from mlites.errors import InputError
 from mlites.serving.channel import read_channel
 from mlites.serving.lock import Busy, hold
-from mlites.serving.promote import PromotionFailed, promote
+from mlites.serving.promote import promote
 from mlites.serving.release import fetch_release, list_releases
 from mlites.serving.sandbox import Sandbox, sandbox
 from mlites.serving.server import Triton
+from mlites.serving.steps import PromotionFailed
 from mlites.storage import PreconditionFailed, Store, StoreFailed
 from tests.serving import planted
 from tests.serving.faulty_s3 import FaultyS3, faulty_s3

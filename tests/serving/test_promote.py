@@ -18,12 +18,13 @@ from mlites.recipe import Serving
 from mlites.recipe.promotion import Promotion
 from mlites.serving.channel import history, read_channel, refusals
 from mlites.serving.lock import Busy
-from mlites.serving.promote import PromotionFailed, promote, rollback
+from mlites.serving.promote import promote, rollback
 from mlites.serving.prune import prune
 from mlites.serving.release import list_releases, read_release
 from mlites.serving.sandbox import Sandbox, sandbox
 from mlites.serving.server import Triton
 from mlites.serving.signature import sign
+from mlites.serving.steps import PromotionFailed
 from mlites.storage import Store
 from tests.serving import planted
 from tests.serving.callers import calling

@@ -22,10 +22,11 @@ from mlites.recipe import Serving
 from mlites.recipe.promotion import Promotion
 from mlites.serving import rollout
 from mlites.serving.channel import read_channel
-from mlites.serving.promote import PromotionFailed, promote, rollback
+from mlites.serving.promote import promote, rollback
 from mlites.serving.prune import prune
 from mlites.serving.sandbox import Sandbox, sandbox
 from mlites.serving.server import Triton
+from mlites.serving.steps import PromotionFailed
 from mlites.stack import process, triton, triton_environment
 from mlites.storage import Store
 from tests.serving import planted
