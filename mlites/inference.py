@@ -19,7 +19,7 @@ from mlites.onnx_file import read_model
 
 INPUT, OUTPUT = "input", "logits"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-TRIAL = Path(__file__).with_name("trial.py")
+INFER_ONCE = Path(__file__).with_name("infer_once.py")
 TRIAL_SECONDS = 120
 MIB = 2**20
 LEAST_MIB = 2048  # for the interpreter, ONNX Runtime and what a small model needs to infer
@@ -92,7 +92,7 @@ def check_file(
     inputs = None if rows is None else np.ascontiguousarray(rows, np.float32)
     # -P: a module of this folder must not hide one of the standard library
     shape = json.dumps(None if inputs is None else inputs.shape)
-    command = [sys.executable, "-P", str(TRIAL), str(path), str(limit), shape]
+    command = [sys.executable, "-P", str(INFER_ONCE), str(path), str(limit), shape]
     content = b"" if inputs is None else inputs.tobytes()
     try:
         done = subprocess.run(command, input=content, capture_output=True, timeout=TRIAL_SECONDS, check=False)

@@ -27,6 +27,7 @@ from mlites.inference import INPUT, OUTPUT
 from mlites.serving.channel import Channel, Pointer, read_channel
 from mlites.serving.connection import Connection, GrpcConnection, HttpConnection, NotAnswered
 from mlites.serving.postprocessing import softmax
+from mlites.serving.predictions import Predictions
 from mlites.serving.raw import PROBABILITIES, RAW, raw_name
 from mlites.serving.release import Release, read_release
 from mlites.serving.samples import SampleLog
@@ -39,42 +40,6 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 1.0
 
 class PredictionFailed(Exception):
     """No answer within the deadline and the attempts, or a refusal; the message is one line."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Answers to the rows of one call, all from one version.
-
-    Attributes:
-        model: as asked for.
-        channel: whose version answered.
-        version: its number in Triton.
-        digest: of its release.
-        classes: names, in the order of the probabilities.
-        probabilities: (n, classes), float32.
-        milliseconds: from the call to the last answer, retries included.
-    """
-
-    model: str
-    channel: Channel
-    version: int
-    digest: str
-    classes: tuple[str, ...]
-    probabilities: NDArray[np.float32]
-    milliseconds: float
-
-    @property
-    def labels(self) -> list[str]:
-        """The most probable class of each row."""
-        return [self.classes[index] for index in self.probabilities.argmax(axis=1)]
-
-    def top(self, count: int) -> list[list[tuple[str, float]]]:
-        """For each row its most probable classes, with their probabilities."""
-        order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
-        return [
-            [(self.classes[index], float(row[index])) for index in indices]
-            for row, indices in zip(self.probabilities, order, strict=True)
-        ]
 
 
 @dataclass(frozen=True)

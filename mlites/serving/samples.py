@@ -14,17 +14,15 @@ import uuid
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlites.errors import InputError
 from mlites.files import canonical_json
+from mlites.serving.predictions import Predictions
 from mlites.storage import PreconditionFailed, Store
-
-if TYPE_CHECKING:
-    from mlites.serving.client import Predictions
 
 FORMAT = "mlites-samples/1"
 HOUR = "%Y%m%dT%H"
@@ -99,7 +97,7 @@ class SampleLog:
         self._thread.start()
         atexit.register(self.close)
 
-    def add(self, predictions: "Predictions", raw: NDArray[Any]) -> None:
+    def add(self, predictions: Predictions, raw: NDArray[Any]) -> None:
         """Take a share of the rows; returns at once, whatever the store does.
 
         Args:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import subprocess
 
     from mlites.serving.channel import Channel
-    from mlites.serving.client import Predictions
+    from mlites.serving.predictions import Predictions
     from mlites.serving.watch import Sight, Watcher
     from mlites.storage import Store
 

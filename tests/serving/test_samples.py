@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlites.errors import InputError
-from mlites.serving.client import Predictions
+from mlites.serving.predictions import Predictions
 from mlites.serving.samples import SampleLog, SampleReader
 from mlites.storage import Store
 

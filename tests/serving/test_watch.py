@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from mlites.errors import InputError
-from mlites.serving.client import Client, Predictions
+from mlites.serving.client import Client
+from mlites.serving.predictions import Predictions
 from mlites.serving.samples import SampleLog
 from mlites.serving.server import Triton
 from mlites.serving.watch import Limits, Watcher, start_command, take_turn
