@@ -14,11 +14,11 @@ run: $(VENV)/ready
 test: export GOMP_SPINCOUNT = 0
 test: export OMP_NUM_THREADS = 1
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(COVERAGE)
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
-	$(MAKE) test
+	$(MAKE) test COVERAGE="--cov --cov-report=term:skip-covered"
 
 bench: $(VENV)/ready
 	$(BIN)/python -m tests.benchmarks.front $(RECIPE)

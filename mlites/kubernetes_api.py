@@ -62,7 +62,8 @@ class Kubernetes:
                 _, context = config.list_kube_config_contexts(path)
             except (config.ConfigException, OSError) as error:
                 raise InputError(
-                    f"{purpose} needs Kubernetes' API: no service account in this pod and no KUBECONFIG ({error})"
+                    f"{purpose} needs Kubernetes' API: this is no pod with a service account, and "
+                    f"{path or '~/.kube/config'} names no cluster ({one_line(str(error))}); set KUBECONFIG"
                 ) from None
             self.namespace = str(context["context"].get("namespace") or "default")
         self.host = settings.host
