@@ -10,11 +10,12 @@ BIN := $(VENV)/bin
 run: $(VENV)/ready
 	$(BIN)/mlites run digits
 
-# one worker a core, one thread a worker; threads that spin while they wait cost threefold where a core is busy otherwise
+# One worker a core, one thread a worker; threads that spin while they wait cost threefold where a core is busy otherwise.
+# A worker takes a file at a time, in order: e2e's few long ones would come last otherwise, when the others are done.
 test: export GOMP_SPINCOUNT = 0
 test: export OMP_NUM_THREADS = 1
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(COVERAGE)
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(COVERAGE)
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
