@@ -1,5 +1,10 @@
 """The errors that mean "what you gave us is wrong", "what we made is", and "the machines failed us"."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class InputError(Exception):
     """Wrong input from the user: a recipe, data, a model, a setting of the environment.
@@ -18,3 +23,14 @@ class WorkerFailed(Exception):
 
     The message is one line; a step exits with 1.
     """
+
+
+def first_fault(error: "ValidationError", whole: str) -> tuple[str, str]:
+    """Where a document of JSON first is not as it must be, and what is wrong there.
+
+    Args:
+        error: of its validation.
+        whole: the place's name where the fault is not in one of its fields.
+    """
+    fault = error.errors(include_url=False)[0]
+    return ".".join(str(part) for part in fault["loc"]) or whole, fault["msg"]

@@ -211,6 +211,11 @@ class Store:
         with self._faults(key):
             self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
 
+    def delete_all(self, prefix: str) -> None:
+        """Remove all objects whose key begins like this."""
+        for key in self.keys(prefix):
+            self.delete(key)
+
     def verify(self, key: str, sha256: str, size: int) -> None:
         """Read an object back and compare it with what it must be.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from mlites.errors import InputError
+from mlites.errors import InputError, first_fault
 from mlites.failure import CandidateFailed, read_failure
 from mlites.files import canonical_json, digest_bytes, digest_file, digest_json, new_folder, read_document
 
@@ -121,9 +121,8 @@ def _parse(path: Path, content: dict[str, Any]) -> ModelCard:
     try:
         card = TypeAdapter(ModelCard).validate_json(json.dumps(content))
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in fault["loc"]) or "card"
-        raise InputError(f"{path}: {place}: {fault['msg'][0].lower()}{fault['msg'][1:]}") from None
+        place, fault = first_fault(error, "card")
+        raise InputError(f"{path}: {place}: {fault[0].lower()}{fault[1:]}") from None
     except (ValueError, RecursionError):
         raise InputError(f"{path}: not a model card: nested too deeply or holding NaN") from None
     if math.prod(card.input_shape) > 1 << 26:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mlites.errors import InputError
+from mlites.errors import InputError, first_fault
 from mlites.files import canonical_json
 from mlites.serving.release import Sha256
 from mlites.storage import MissingObject, PreconditionFailed, Store
@@ -65,6 +65,11 @@ def served_name(model: str, channel: Channel) -> str:
 def channel_key(model: str, channel: Channel) -> str:
     """Key of the pointer."""
     return f"channels/{model}/{channel}.json"
+
+
+def lock_key(model: str, channel: Channel) -> str:
+    """Key of the lock that whoever changes a channel holds."""
+    return f"channels/{model}/{channel}.lock.json"
 
 
 def read_channel(store: Store, model: str, channel: Channel) -> Pointer | None:
@@ -164,8 +169,5 @@ def _parse(content: bytes, place: str) -> Pointer:
     try:
         return Pointer.model_validate_json(content)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in fault["loc"]) or "pointer"
-        raise InputError(
-            f"{place} is damaged: {where}: {fault['msg']}; restore it from the history beside it"
-        ) from None
+        where, fault = first_fault(error, "pointer")
+        raise InputError(f"{place} is damaged: {where}: {fault}; restore it from the history beside it") from None

@@ -3,7 +3,6 @@
 import re
 import threading
 from typing import Any, Literal, Protocol
-from urllib.parse import urlsplit
 
 import gevent
 import numpy as np
@@ -83,20 +82,11 @@ class GrpcConnection:
             client.close()
 
     def _open(self) -> tritonclient.grpc.InferenceServerClient:
-        scheme, _, place = self._triton.grpc.rpartition("://")
-        local = place.rsplit(":", 1)[0] in ("127.0.0.1", "localhost", "[::1]")
-        return tritonclient.grpc.InferenceServerClient(
-            place,
-            ssl=scheme in ("grpcs", "https"),
-            channel_args=[
-                ("grpc.enable_http_proxy", int(not local)),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.initial_reconnect_backoff_ms", 50),  # the caller waits between its attempts; once is enough
-                ("grpc.min_reconnect_backoff_ms", 50),
-                ("grpc.max_reconnect_backoff_ms", 500),
-                ("grpc.use_local_subchannel_pool", 1),
-            ],
+        return self._triton.grpc_client(
+            ("grpc.initial_reconnect_backoff_ms", 50),  # the caller waits between its attempts; once is enough
+            ("grpc.min_reconnect_backoff_ms", 50),
+            ("grpc.max_reconnect_backoff_ms", 500),
+            ("grpc.use_local_subchannel_pool", 1),
         )
 
 
@@ -141,13 +131,7 @@ class HttpConnection:
             client.close()
 
     def _open(self) -> tritonclient.http.InferenceServerClient:
-        parts = urlsplit(self._triton.url)
-        client = tritonclient.http.InferenceServerClient(
-            self._triton.url.removeprefix(f"{parts.scheme}://"),
-            ssl=parts.scheme == "https",
-            connection_timeout=CONNECT_SECONDS,
-            network_timeout=3600.0,
-        )
+        client = self._triton.http_client(CONNECT_SECONDS, 3600.0)
         self._own.client = client
         with self._lock:
             self._clients.append(client)

@@ -107,8 +107,9 @@ def facts_of_rows(folder: Path, rows: NDArray[np.float32], labels: NDArray[np.in
     reference = dict(zip(card.classes, np.bincount(predicted, minlength=count).tolist(), strict=True))
     if labels is None:
         return {"reference": reference}
-    if labels.min() < 0 or labels.max() >= count:
-        raise InputError(f"labels must be 0 to {count - 1}, as {folder} knows {count} classes, got {labels.max()}")
+    outside = labels[(labels < 0) | (labels >= count)]
+    if len(outside):
+        raise InputError(f"labels must be 0 to {count - 1}, as {folder} knows {count} classes, got {outside[0]}")
     return {"reference": reference, "metrics": {"accuracy": float((predicted == labels).mean())}}
 
 

@@ -20,6 +20,7 @@ from mlites.serving.channel import (
     Pointer,
     channel_key,
     history,
+    lock_key,
     next_pointer,
     read_channel,
     record,
@@ -206,8 +207,10 @@ def settle(place: Place, pointer: Pointer | None) -> Configuration | None:
 def _promoter(
     store: Store, model: str, channel: Channel, what: str, *, preempt: bool = False
 ) -> Iterator[tuple[Lock, Path]]:
-    key = f"channels/{model}/{channel}.lock.json"
-    with hold(store, key, what, preempt=preempt) as lock, tempfile.TemporaryDirectory(prefix="mlites-") as scratch:
+    with (
+        hold(store, lock_key(model, channel), what, preempt=preempt) as lock,
+        tempfile.TemporaryDirectory(prefix="mlites-") as scratch,
+    ):
         yield lock, Path(scratch)
 
 

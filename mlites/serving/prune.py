@@ -5,11 +5,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from mlites.errors import InputError
-from mlites.serving.channel import CHANNELS, read_channels, served_name
+from mlites.serving.channel import CHANNELS, lock_key, read_channels, served_name
 from mlites.serving.lock import hold
 from mlites.serving.promote import settle
 from mlites.serving.raw import forget_raw
-from mlites.serving.release import MANIFEST, list_releases
+from mlites.serving.release import MANIFEST, list_releases, release_prefix
 from mlites.serving.rollout import RolloutPlace, place_of
 from mlites.serving.server import Triton
 from mlites.storage import Store
@@ -53,17 +53,16 @@ def prune(store: Store, model: str, keep: int, *, triton: Triton | None = None) 
         raise InputError(f"{model} has no releases in {store.uri}; check the name")
     with ExitStack() as locks:
         for channel in CHANNELS:
-            locks.enter_context(hold(store, f"channels/{model}/{channel}.lock.json", f"pruning of {model}"))
+            locks.enter_context(hold(store, lock_key(model, channel), f"pruning of {model}"))
         pointers = read_channels(store, model)
         needed = {one.release.digest for one in listed[-keep:]}
         for pointer in pointers.values():
             needed |= {pointer.digest, *([pointer.previous] if pointer.previous else [])}
         releases = tuple(one.release.digest for one in listed if one.release.digest not in needed)
         for digest in releases:
-            prefix = f"releases/{model}/{digest}"
+            prefix = release_prefix(model, digest)
             store.delete(f"{prefix}/{MANIFEST}")  # first: what has none does not exist
-            for key in store.keys(f"{prefix}/"):
-                store.delete(key)
+            store.delete_all(f"{prefix}/")
         versions = {}
         for channel in CHANNELS:
             place = place_of(store, served_name(model, channel), triton, os.environ)

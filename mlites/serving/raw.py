@@ -184,8 +184,7 @@ def retire_raw(store: Store, triton: Triton, model: str) -> None:
 def forget_raw(store: Store, model: str, versions: tuple[int, ...]) -> None:
     """Remove the folders of versions that the model itself has no more."""
     for version in versions:
-        for key in store.keys(model_key(raw_name(model), version, "")):
-            store.delete(key)
+        store.delete_all(model_key(raw_name(model), version, ""))
 
 
 def recover_raw(inputs: NDArray[np.float32], release: Release) -> NDArray[Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mlites.errors import InputError
+from mlites.errors import InputError, first_fault
 from mlites.files import canonical_json, digest_file, digest_json
 from mlites.inference import check_file, check_signature, infer, open_session
 from mlites.models.card import ModelCard, read_card
@@ -261,9 +261,8 @@ def parse_release(content: bytes, model: str, digest: str) -> Release:
     try:
         release = Release.model_validate_json(content)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in fault["loc"]) or "manifest"
-        raise InputError(f"{place}: {MANIFEST} is damaged: {where}: {fault['msg']}; release the model again") from None
+        where, fault = first_fault(error, "manifest")
+        raise InputError(f"{place}: {MANIFEST} is damaged: {where}: {fault}; release the model again") from None
     if (release.model, release.digest) != (model, digest) or content_digest(json.loads(content)) != digest:
         raise InputError(f"{place}: {MANIFEST} is not what its digest names; it was altered, release the model again")
     if set(release.objects) != set(FILES):

@@ -166,8 +166,7 @@ class RolloutPlace(Place):
         shown = self.deployment.revision().rsplit("/", 1)[-1]
         gone = [one for one in self._revisions() if str(one) != shown]
         for number in gone:
-            for key in self.store.keys(f"revisions/{self.name}/{number}/"):
-                self.store.delete(key)
+            self.store.delete_all(f"revisions/{self.name}/{number}/")
         return gone
 
     def _revisions(self) -> list[int]:

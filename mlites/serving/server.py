@@ -231,6 +231,32 @@ class Triton:
             answer = client.infer(model, [value], model_version=str(version), client_timeout=ANSWER_SECONDS)
             return np.asarray(answer.as_numpy("probabilities")), np.asarray(answer.as_numpy("class"))
 
+    def http_client(self, connect_s: float, answer_s: float) -> tritonclient.http.InferenceServerClient:
+        """A client over HTTP that waits so long for a connection, and for each piece of an answer; to be closed."""
+        parts = urlsplit(self.url)
+        return tritonclient.http.InferenceServerClient(
+            self.url.removeprefix(f"{parts.scheme}://"),
+            ssl=parts.scheme == "https",
+            connection_timeout=connect_s,
+            network_timeout=answer_s,
+        )
+
+    def grpc_client(self, *options: tuple[str, int]) -> tritonclient.grpc.InferenceServerClient:
+        """A client over gRPC, with further options of its channel; to be closed."""
+        scheme, _, place = self.grpc.rpartition("://")
+        # A proxy is for the world; to a server on this machine it is in the way.
+        local = place.rsplit(":", 1)[0] in ("127.0.0.1", "localhost", "[::1]")
+        return tritonclient.grpc.InferenceServerClient(
+            place,
+            ssl=scheme in ("grpcs", "https"),
+            channel_args=[
+                ("grpc.enable_http_proxy", int(not local)),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_receive_message_length", -1),
+                *options,
+            ],
+        )
+
     def _http_ready(self) -> bool:
         with self._http(10) as client:
             return bool(client.is_server_ready())
@@ -241,33 +267,12 @@ class Triton:
 
     @contextmanager
     def _http(self, timeout_s: float) -> Iterator[tritonclient.http.InferenceServerClient]:
-        parts = urlsplit(self.url)
-        place = self.url.removeprefix(f"{parts.scheme}://")
-        with (
-            _plain_errors(),
-            tritonclient.http.InferenceServerClient(
-                place, ssl=parts.scheme == "https", connection_timeout=10, network_timeout=timeout_s
-            ) as client,
-        ):
+        with _plain_errors(), self.http_client(10, timeout_s) as client:
             yield client
 
     @contextmanager
     def _grpc(self) -> Iterator[tritonclient.grpc.InferenceServerClient]:
-        scheme, _, rest = self.grpc.rpartition("://")
-        # A proxy is for the world; to a server on this machine it is in the way.
-        local = rest.rsplit(":", 1)[0] in ("127.0.0.1", "localhost", "[::1]")
-        with (
-            _plain_errors(),
-            tritonclient.grpc.InferenceServerClient(
-                rest,
-                ssl=scheme in ("grpcs", "https"),
-                channel_args=[
-                    ("grpc.enable_http_proxy", int(not local)),
-                    ("grpc.max_send_message_length", -1),
-                    ("grpc.max_receive_message_length", -1),
-                ],
-            ) as client,
-        ):
+        with _plain_errors(), self.grpc_client() as client:
             yield client
 
 

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from mlites import __version__
 from mlites.data.dataset import Dataset
-from mlites.errors import InputError, WorkerFailed
+from mlites.errors import InputError, WorkerFailed, first_fault
 from mlites.files import canonical_json, digest_file, digest_folder, digest_json
 from mlites.models.card import ModelCard, read_card
 from mlites.models.factory import TRUSTED
@@ -65,9 +65,8 @@ class JobSettings(Options):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in fault["loc"]) or "document"
-            raise InputError(f"MLITES_TRAIN_JOB: {place}: {fault['msg']}; compile the pipeline again") from None
+            place, fault = first_fault(error, "document")
+            raise InputError(f"MLITES_TRAIN_JOB: {place}: {fault}; compile the pipeline again") from None
 
 
 def train_in_cluster(
@@ -126,8 +125,7 @@ def train_in_cluster(
         s3.get_folder(f"{place}/model", folder)
     except MissingObject:
         raise WorkerFailed(f"TrainJob {name} is complete, but left no model at {job.model}; run it again") from None
-    for key in s3.keys(f"{place}/"):
-        s3.delete(key)
+    s3.delete_all(f"{place}/")
     return read_card(folder)
 
 

@@ -244,13 +244,9 @@ def faults(stand: Stand) -> bool:
             proxy.choose = lambda method, path, number, kind=kind: kind if number % 4 == 1 else None
             proxy.seen.clear()
             begin = time.time()
-            try:
-                digest = planted.good(outside, NAME, stand.folder, seed, SERVING).digest
-                stand.seeds[digest] = seed
-                promote(outside, NAME, digest)
-                words = "promoted"
-            except Exception as error:
-                words, good = f"{type(error).__name__}: {error}   WRONG", False
+            digest, words = _release_and_promote(stand, outside, seed)
+            if words != PROMOTED:
+                words, good = f"{words}   WRONG", False
             hit = sum(1 for one in proxy.seen if one[2])
             print(
                 f"{kind} at each 4th of {len(proxy.seen)} requests ({hit}): {words}, {time.time() - begin:.1f} s",
@@ -264,20 +260,26 @@ def faults(stand: Stand) -> bool:
     return good
 
 
+def _release_and_promote(stand: Stand, store: Store, seed: int) -> tuple[str, str]:
+    """The release's digest, empty where it came to none, and `PROMOTED` or the error in words."""
+    digest = ""
+    try:
+        digest = planted.good(store, NAME, stand.folder, seed, SERVING).digest
+        stand.seeds[digest] = seed
+        promote(store, NAME, digest)
+    except Exception as error:
+        return digest, f"{type(error).__name__}: {error}"
+    return digest, PROMOTED
+
+
 def _for_good(stand: Stand, outside: Store, proxy: Any, kind: Fault, first: int, seed: int) -> bool:
     """From one request on all fail: bounded tries, a clear error, nothing half visible, and the old version serves."""
     before = stand.check()
     releases = {one.release.digest for one in list_releases(stand.store, NAME)}
     proxy.choose = lambda method, path, number: kind if number >= first and not path.endswith("lock.json") else None
     proxy.seen.clear()
-    begin, words, digest = time.time(), "", ""
-    try:
-        digest = planted.good(outside, NAME, stand.folder, seed, SERVING).digest
-        stand.seeds[digest] = seed
-        promote(outside, NAME, digest)
-        words = "promoted"
-    except Exception as error:
-        words = f"{type(error).__name__}: {error}"
+    begin = time.time()
+    digest, words = _release_and_promote(stand, outside, seed)
     seconds = time.time() - begin
     proxy.choose = lambda method, path, number: None
     for one in list_releases(stand.store, NAME):
@@ -287,13 +289,14 @@ def _for_good(stand: Stand, outside: Store, proxy: Any, kind: Fault, first: int,
                 fetch_release(stand.store, NAME, one.release.digest, Path(scratch))  # whole, or it would raise
     after = stand.check()
     tries = max((sum(1 for other in proxy.seen if other == one) for one in proxy.seen if one[2]), default=0)
-    clear = words == "promoted" or (len(words.splitlines()) == 1 and words.split(":")[0] in CLEAR)
+    clear = words == PROMOTED or (len(words.splitlines()) == 1 and words.split(":")[0] in CLEAR)
     right = clear and seconds < 120 and tries <= 24 and after in (before, digest)
     said = f"{kind} from request {first}: {seconds:.1f} s, {tries} tries at most"
     print(f"{said}, {words}{'' if right else '   WRONG'}", flush=True)
     return right
 
 
+PROMOTED = "promoted"
 CLEAR = ("InputError", "StoreFailed", "PromotionFailed", "Busy", "MissingObject")
 
 
